@@ -1,0 +1,208 @@
+//! Apps: the tenants, and the secret keys with which their servers call us.
+
+mod keys;
+mod store;
+
+use chrono::{DateTime, Utc};
+use rand::Rng;
+use secrecy::SecretString;
+use sqlx::Connection;
+
+pub use self::keys::{KeySummary, MalformedKey, SecretKey};
+use crate::{
+    db,
+    id::{AppId, SecretKeyId},
+    sealed::{MasterKey, Sealed, Unsealable},
+    webhooks::{SigningSecret, signing},
+};
+
+/// Settings of the apps that exist from the start.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Apps")]
+#[group(skip)]
+pub struct Config {
+    /// App that the start creates if it is absent; it then answers on localhost.
+    #[arg(long, env = "PLENUM_BOOTSTRAP_APP", requires = "bootstrap_secret_key")]
+    pub bootstrap_app: Option<AppName>,
+    /// Secret key of that app: any text of 24 characters or more.
+    #[arg(
+        long,
+        env = "PLENUM_BOOTSTRAP_SECRET_KEY",
+        hide_env_values = true,
+        requires = "bootstrap_app"
+    )]
+    pub bootstrap_secret_key: Option<SecretKey>,
+    /// Secret that signs the webhooks of that app's rooms, as `whsec_` and base64; made at random if not given.
+    #[arg(
+        long,
+        env = "PLENUM_BOOTSTRAP_WEBHOOK_SECRET",
+        hide_env_values = true,
+        requires = "bootstrap_app"
+    )]
+    pub bootstrap_webhook_secret: Option<SecretString>,
+}
+
+/// A tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct App {
+    /// Its id.
+    pub id: AppId,
+    /// Its name and sub-domain.
+    pub name: AppName,
+    /// Whether it answers on localhost.
+    pub is_default: bool,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A sub-domain label: 1 to 63 of `a-z 0-9 -`, with no hyphen at either end. Made by `FromStr` alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct AppName(String);
+
+/// An app that is to be made.
+pub struct NewApp {
+    /// Its name.
+    pub name: AppName,
+    /// Its first secret key.
+    pub key: SecretKey,
+    /// Signs the webhooks of its rooms.
+    pub webhook_secret: SigningSecret,
+    /// Whether it answers on localhost.
+    pub is_default: bool,
+}
+
+/// Why an operation on apps was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name belongs to another app.
+    #[error("an app with this name already exists")]
+    NameTaken,
+    /// The same key was given to another app.
+    #[error("this secret key is already in use")]
+    KeyTaken,
+    /// A stored secret does not open.
+    #[error(transparent)]
+    Sealed(#[from] Unsealable),
+    /// Postgres refused or is away.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// The text is not an app's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an app's name is 1 to 63 of a-z, 0-9 and -, with no hyphen at either end")]
+pub struct MalformedName;
+
+/// Creates an app with its first key, both or neither.
+///
+/// # Errors
+///
+/// [`Error::NameTaken`], [`Error::KeyTaken`].
+pub async fn create(
+    conn: &mut db::System,
+    new: &NewApp,
+    master_key: &MasterKey,
+    now: DateTime<Utc>,
+    rng: &mut impl Rng,
+) -> Result<App, Error> {
+    let id = AppId::new(now, rng);
+    let secret = Sealed::seal(&new.webhook_secret, master_key, &signing::secret_place(&id))?;
+    let key = SecretKeyId::new(now, rng);
+    let mut tx = conn.begin().await?;
+    store::insert(&mut tx, id, new, &secret, now).await?;
+    store::insert_key(&mut tx, key, id, &new.key, now).await?;
+    tx.commit().await?;
+    Ok(App {
+        id,
+        name: new.name.clone(),
+        is_default: new.is_default,
+        created_at: now,
+    })
+}
+
+/// The app that this secret key belongs to; `None` for a key that is unknown or revoked.
+pub async fn authenticate(conn: &mut db::System, key: &SecretKey) -> Result<Option<App>, Error> {
+    Ok(store::by_key(conn, key).await?)
+}
+
+/// The app with this name.
+pub async fn find(conn: &mut db::System, name: &AppName) -> Result<Option<App>, Error> {
+    Ok(store::by_name(conn, name).await?)
+}
+
+/// The app that answers on localhost.
+pub async fn default(conn: &mut db::System) -> Result<Option<App>, Error> {
+    Ok(store::default(conn).await?)
+}
+
+/// All apps, by name.
+pub async fn list(conn: &mut db::System) -> Result<Vec<App>, Error> {
+    Ok(store::list(conn).await?)
+}
+
+/// Gives an app one more secret key.
+///
+/// # Errors
+///
+/// [`Error::KeyTaken`].
+pub async fn create_key(
+    conn: &mut db::System,
+    app: AppId,
+    key: &SecretKey,
+    now: DateTime<Utc>,
+    rng: &mut impl Rng,
+) -> Result<SecretKeyId, Error> {
+    let id = SecretKeyId::new(now, rng);
+    store::insert_key(conn, id, app, key, now).await?;
+    Ok(id)
+}
+
+/// The secret keys of an app, oldest first.
+pub async fn keys(conn: &mut db::System, app: AppId) -> Result<Vec<KeySummary>, Error> {
+    Ok(store::keys(conn, app).await?)
+}
+
+/// Revokes a key at once; whether there was one in use.
+pub async fn revoke_key(
+    conn: &mut db::System,
+    id: SecretKeyId,
+    now: DateTime<Utc>,
+) -> Result<bool, Error> {
+    Ok(store::revoke_key(conn, id, now).await?)
+}
+
+impl std::fmt::Display for AppName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for AppName {
+    type Err = MalformedName;
+
+    fn from_str(text: &str) -> Result<Self, MalformedName> {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let ends = !text.starts_with('-') && !text.ends_with('-');
+        if (1..=63).contains(&text.len()) && text.bytes().all(inner) && ends {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(MalformedName)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_apps_name_is_a_sub_domain_label() {
+        for right in ["a", "acme", "acme-2", "0", &"a".repeat(63)] {
+            assert!(right.parse::<AppName>().is_ok(), "{right:?}");
+        }
+        for wrong in ["", "-a", "a-", "Acme", "a.b", "a_b", "ä", &"a".repeat(64)] {
+            assert_eq!(wrong.parse::<AppName>(), Err(MalformedName), "{wrong:?}");
+        }
+    }
+}

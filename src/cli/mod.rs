@@ -1,0 +1,151 @@
+//! The command line: one file per command. All wiring is here.
+
+mod app;
+mod config;
+mod key;
+mod migrate;
+pub mod node;
+mod openapi;
+mod serve;
+mod storage;
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
+
+use clap::{
+    CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::config as settings;
+
+/// Video meetings by one REST call: rooms, media, rules kept on the server, signed webhooks.
+#[derive(Debug, Parser)]
+#[command(name = "plenum", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until it is told to stop (SIGTERM, Ctrl-C).
+    Serve(Box<serve::Args>),
+    /// Bring the database schema up to date, and stop.
+    Migrate(migrate::Args),
+    /// Print the effective settings, with secrets masked.
+    Config(Box<config::Args>),
+    /// Create and list apps, the tenants.
+    #[command(subcommand)]
+    App(app::Command),
+    /// Create, list and revoke secret keys.
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    if let Err(error) = settings::load_file() {
+        return fail(&error);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    log();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let outcome = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(run(cli.command)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(args) => Box::pin(serve::run(*args)).await,
+        Command::Migrate(args) => migrate::run(args).await,
+        Command::Config(args) => config::run(&args),
+        Command::App(command) => app::run(command).await,
+        Command::Key(command) => key::run(command).await,
+        Command::Openapi => openapi::run(),
+    }
+}
+
+/// Prints a line for whoever ran the command.
+fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}")
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // Nobody is left to be told that this could not be written.
+    let _ = writeln!(std::io::stderr().lock(), "plenum: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// A wrong setting stops the start with one line that names it; help and usage are clap's.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let wrong = matches!(
+        error.kind(),
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue
+    );
+    let (Some(ContextValue::String(arg)), Some(ContextValue::String(value))) = (
+        error.get(ContextKind::InvalidArg),
+        error.get(ContextKind::InvalidValue),
+    ) else {
+        return exit(error);
+    };
+    if !wrong {
+        return exit(error);
+    }
+    let flag = arg.split([' ', '=']).next().unwrap_or_default();
+    let long = flag.trim_start_matches('-');
+    let command = Cli::command();
+    let named = command
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments)
+        .find(|known| known.get_long() == Some(long));
+    let name = named
+        .and_then(clap::Arg::get_env)
+        .map(|name| format!("{} ({flag})", name.to_string_lossy()));
+    let hidden = named.is_some_and(clap::Arg::is_hide_env_values_set);
+    let shown = if hidden { "…" } else { value };
+    let why = std::error::Error::source(error)
+        .map(|why| format!(": {why}"))
+        .unwrap_or_default();
+    // Nobody is left to be told that this could not be written.
+    let name = name.as_deref().unwrap_or(flag);
+    let _ = writeln!(
+        std::io::stderr().lock(),
+        "plenum: {name}: {shown:?} cannot be used{why}"
+    );
+    ExitCode::from(2)
+}
+
+fn exit(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+}
+
+/// Logs go to standard error: for people on a terminal, as JSON otherwise.
+fn log() {
+    let filter = EnvFilter::try_from_env(settings::LOG)
+        .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn,rtc_dtls=error"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        log.compact().init();
+    } else {
+        log.json().flatten_event(true).with_span_list(false).init();
+    }
+}

@@ -1,0 +1,166 @@
+//! A node: all parts of the server put together, started, and stopped in order.
+
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use actix_web::dev::ServerHandle;
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+use crate::{
+    apps::App,
+    clock::Clock,
+    config::Config,
+    db::Db,
+    deadlines::{self, Due},
+    http::{self, Shared},
+    id::NodeId,
+    meetings::Meetings,
+    rooms,
+    sealed::MasterKey,
+    sfu::{self, Sfu},
+    webhooks::Dispatcher,
+};
+
+/// What a node works on.
+pub struct Parts {
+    /// The database, its schema up to date.
+    pub db: Db,
+    /// The clock.
+    pub clock: Clock,
+    /// Opens sealed secrets.
+    pub master_key: Arc<MasterKey>,
+    /// The app that answers on localhost.
+    pub default_app: Option<App>,
+    /// Where HTTP comes in.
+    pub listener: TcpListener,
+}
+
+/// A running node.
+pub struct Node {
+    meetings: Meetings,
+    sfu: Sfu,
+    http: ServerHandle,
+    /// Cancelled first: sockets take no more joins.
+    stopping: CancellationToken,
+    stop_jobs: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Node {
+    /// Starts all parts, on the current Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the media ports cannot be bound, or HTTP cannot be served.
+    pub fn start(config: &Config, parts: Parts) -> anyhow::Result<Self> {
+        let Parts {
+            db,
+            clock,
+            master_key,
+            default_app,
+            listener,
+        } = parts;
+        let (sfu, media_events) = Sfu::start(&config.sfu)?;
+        let wake = Arc::new(Notify::new());
+        let id = NodeId::new(clock.now(), &mut rand::rng());
+        let meetings = Meetings::new(db.clone(), clock.clone(), id, sfu.clone(), wake.clone());
+        let rng = SmallRng::from_rng(&mut rand::rng());
+        let dispatcher = Dispatcher::new(
+            db.clone(),
+            clock.clone(),
+            &config.webhooks,
+            master_key,
+            wake,
+            rng,
+        )?;
+        let shared = Shared {
+            db: db.clone(),
+            clock: clock.clone(),
+            meetings: meetings.clone(),
+            reach: config.webhooks.reach(),
+            base_domain: config.http.base_domain.clone(),
+            default_app,
+            ready: Arc::new(AtomicBool::new(false)),
+            stopping: CancellationToken::new(),
+            started: clock.instant(),
+        };
+        let (ready, stopping) = (shared.ready.clone(), shared.stopping.clone());
+        let server = http::serve(listener, shared)?;
+        let http = server.handle();
+
+        let (tasks, stop_jobs) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(server);
+        tasks.spawn(Arc::new(dispatcher).run(stop_jobs.clone()));
+        tasks.spawn(room_deadlines(db, clock, meetings.clone()).run(stop_jobs.clone()));
+        tasks.spawn(carry_media_events(media_events, meetings.clone()));
+        let keeper = meetings.clone();
+        tasks.spawn(async move { keeper.run().await });
+        ready.store(true, Relaxed);
+        Ok(Self {
+            meetings,
+            sfu,
+            http,
+            stopping,
+            stop_jobs,
+            tasks,
+        })
+    }
+
+    /// Stops in order: no new requests, meetings told, jobs finished, connections closed, media closed.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        self.http.pause().await;
+        self.meetings.stop().await;
+        self.stop_jobs.cancel();
+        self.http.stop(true).await;
+        self.sfu.stop();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// The loop that fires rooms' deadlines: the one `match` from a due deadline to the operation that it means.
+fn room_deadlines(db: Db, clock: Clock, meetings: Meetings) -> deadlines::Rooms {
+    let pool = db.clone();
+    let effect = move |due: Due| {
+        let (db, meetings) = (pool.clone(), meetings.clone());
+        let effect = async move {
+            let mut tx = db.begin(due.app).await?;
+            match due.kind {
+                deadlines::Kind::RoomExpires => rooms::expire(&mut tx, &due).await?,
+                kind => warn!(?kind, "a deadline of a meeting has no meeting"),
+            }
+            tx.commit().await?;
+            meetings.wake();
+            anyhow::Ok(())
+        };
+        Box::pin(effect) as deadlines::Outcome
+    };
+    deadlines::Rooms::new(db, clock, Box::new(effect))
+}
+
+/// The one `match` from a media event to the operation that it means.
+async fn carry_media_events(mut events: mpsc::Receiver<sfu::Event>, meetings: Meetings) {
+    while let Some(event) = events.recv().await {
+        match event {
+            sfu::Event::Slots {
+                meeting,
+                peer,
+                slots,
+            } => meetings.tell_slots(meeting, peer, slots.into()),
+            // The socket decides who is in a meeting; of media that comes and goes, the slots tell.
+            sfu::Event::Connected { .. }
+            | sfu::Event::Lost { .. }
+            | sfu::Event::Published { .. }
+            | sfu::Event::Unpublished { .. } => debug!(?event, "media"),
+        }
+    }
+}

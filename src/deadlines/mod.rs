@@ -1,0 +1,120 @@
+//! Instants at which a rule fires, stored in Postgres.
+//!
+//! There is one row per kind and subject, set, moved and cancelled in the transaction of the rule that moved it. A
+//! meeting's owner fires the deadlines of its meeting and its participants; those of rooms are fired by [`Rooms`].
+
+mod rooms;
+mod store;
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+pub use self::rooms::{Effect, Outcome, Rooms};
+use crate::id::{AppId, MeetingId, ParticipantId, RoomId};
+
+/// Which rule fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "camelCase")]
+pub enum Kind {
+    /// The room's `expireUnixSec`.
+    RoomExpires,
+    /// `ejectAfterElapsedTimeInSec` after a participant's join.
+    ParticipantTimeUp,
+    /// 10 s after the last participant left.
+    Empty,
+    /// 30 s after a participant's connection was lost.
+    Resume,
+}
+
+/// Whom a deadline concerns: the bytes of the id that its kind means.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct Subject([u8; crate::id::LEN]);
+
+/// A deadline of a meeting or one of its participants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Which rule fires.
+    pub kind: Kind,
+    /// Whom it concerns.
+    pub subject: Subject,
+}
+
+/// A stored deadline of a room that is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// Whose room it is.
+    pub app: AppId,
+    /// Which rule fires.
+    pub kind: Kind,
+    /// The room.
+    pub room: RoomId,
+    /// When it was due.
+    pub at: DateTime<Utc>,
+    version: i64,
+}
+
+/// Sets or moves a deadline of a meeting.
+pub async fn set_of_meeting(
+    conn: &mut PgConnection,
+    app: AppId,
+    meeting: MeetingId,
+    key: Key,
+    due_at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    store::set(conn, app, key.kind, key.subject, Some(meeting), due_at).await
+}
+
+/// Sets or moves a deadline of a room.
+pub async fn set_of_room(
+    conn: &mut PgConnection,
+    app: AppId,
+    kind: Kind,
+    room: RoomId,
+    due_at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    store::set(conn, app, kind, room.into(), None, due_at).await
+}
+
+/// Cancels a deadline; nothing happens where there is none.
+pub async fn cancel(conn: &mut PgConnection, app: AppId, key: Key) -> sqlx::Result<()> {
+    store::cancel(conn, app, key).await
+}
+
+/// Takes a due deadline, so that it fires once: `false` if it was moved, cancelled or taken since it was read.
+///
+/// The row stays locked until the transaction ends; whoever dies before that leaves the deadline due.
+pub async fn take(conn: &mut PgConnection, due: &Due) -> sqlx::Result<bool> {
+    store::take(conn, due).await
+}
+
+macro_rules! subjects {
+    ($($id:ident)*) => { $(
+        impl From<$id> for Subject {
+            fn from(id: $id) -> Self {
+                Self(*id.as_bytes())
+            }
+        }
+    )* };
+}
+subjects!(RoomId MeetingId ParticipantId);
+
+impl From<Subject> for ParticipantId {
+    fn from(subject: Subject) -> Self {
+        Self::from_bytes(subject.0)
+    }
+}
+
+impl From<Subject> for RoomId {
+    fn from(subject: Subject) -> Self {
+        Self::from_bytes(subject.0)
+    }
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}

@@ -1,0 +1,177 @@
+//! The one shape of our errors: status, stable code, and a message for whoever reads it.
+
+use std::{borrow::Cow, fmt};
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{StatusCode, header},
+};
+use serde::Serialize;
+use tracing::error;
+use utoipa::ToSchema;
+
+use super::server::request_id;
+use crate::{apps, db, rooms};
+
+/// An error answer.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Error, example = json!({
+    "success": false, "message": "a room with this name already exists", "code": "ROOM_NAME_TAKEN",
+    "requestId": "f0c8a2d95b3e4d17",
+}))]
+pub struct ApiError {
+    #[serde(skip)]
+    status: StatusCode,
+    /// Always `false`.
+    success: bool,
+    /// What is wrong, for whoever reads it.
+    message: Cow<'static, str>,
+    /// What is wrong, for programs: stable, upper snake case.
+    code: &'static str,
+    /// The request's id, as in its `X-Request-Id` header and in our logs.
+    request_id: String,
+    /// Every field that is wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+}
+
+/// A field that is wrong, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// Its name.
+    pub field: String,
+    /// What would be right.
+    pub message: String,
+}
+
+impl ApiError {
+    /// An error of this status and code.
+    pub fn new(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status,
+            success: false,
+            message: message.into(),
+            code,
+            request_id: request_id(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Fields that are wrong, all of them.
+    pub fn fields(errors: Vec<FieldError>) -> Self {
+        let list: Vec<String> = errors
+            .iter()
+            .map(|error| format!("{} {}", error.field, error.message))
+            .collect();
+        let message = format!("Invalid request: {}", list.join("; "));
+        Self {
+            errors,
+            ..Self::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message)
+        }
+    }
+
+    /// A request that cannot be read at all.
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message)
+    }
+
+    /// No such room.
+    pub fn room_not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "ROOM_NOT_FOUND", "room not found")
+    }
+
+    /// Whether it says that something is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    /// No credential, or one that opens nothing.
+    pub fn unauthorized() -> Self {
+        let message = "Invalid secretKey: send your app's secret key as ?secretKey= or as Authorization: Bearer";
+        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
+    }
+
+    /// Postgres failed. The cause is logged here, once, and never sent.
+    pub fn database(cause: &sqlx::Error) -> Self {
+        if db::is_away(cause) {
+            error!(error = %cause, "Postgres is away");
+            let message = "The service is not available at the moment; try again in a few seconds";
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+        } else {
+            Self::internal(cause)
+        }
+    }
+
+    /// Something is wrong with us. The cause is logged here, once, and never sent.
+    pub fn internal(cause: &dyn fmt::Display) -> Self {
+        error!(error = %cause, "a request failed");
+        let message = "Something went wrong on our side; tell support the requestId";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", message)
+    }
+}
+
+impl From<rooms::Error> for ApiError {
+    fn from(error: rooms::Error) -> Self {
+        match &error {
+            // Metered's status, not 409.
+            rooms::Error::NameTaken => Self::new(
+                StatusCode::BAD_REQUEST,
+                "ROOM_NAME_TAKEN",
+                error.to_string(),
+            ),
+            rooms::Error::Database(cause) => Self::database(cause),
+        }
+    }
+}
+
+impl From<apps::Error> for ApiError {
+    fn from(error: apps::Error) -> Self {
+        match &error {
+            apps::Error::NameTaken => {
+                Self::new(StatusCode::BAD_REQUEST, "APP_NAME_TAKEN", error.to_string())
+            }
+            apps::Error::KeyTaken => Self::new(
+                StatusCode::BAD_REQUEST,
+                "SECRET_KEY_TAKEN",
+                error.to_string(),
+            ),
+            apps::Error::Sealed(cause) => Self::internal(cause),
+            apps::Error::Database(cause) => Self::database(cause),
+        }
+    }
+}
+
+impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::database(&error)
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => response.insert_header((header::RETRY_AFTER, "5")),
+            StatusCode::UNAUTHORIZED => {
+                response.insert_header((header::WWW_AUTHENTICATE, "Bearer"))
+            }
+            _ => &mut response,
+        };
+        response.json(self)
+    }
+}

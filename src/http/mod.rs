@@ -1,0 +1,101 @@
+//! The HTTP edge: handlers translate, call one operation, translate back.
+
+mod auth;
+mod body;
+mod error;
+mod health;
+mod openapi;
+mod page;
+mod server;
+mod v1;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+pub use self::{openapi::document, server::serve};
+use crate::{apps::App, clock::Clock, db::Db, meetings::Meetings, webhooks};
+
+/// Settings of the HTTP server.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "HTTP")]
+#[group(skip)]
+pub struct Config {
+    /// Address and port that HTTP is served on.
+    #[arg(long, env = "PLENUM_BIND", default_value = "127.0.0.1:8080")]
+    pub bind: std::net::SocketAddr,
+    /// Address that people reach the server under, as a URL; made from `PLENUM_BIND` where it is not given.
+    #[arg(long, env = "PLENUM_PUBLIC_URL", value_parser = public_url)]
+    pub public_url: Option<Url>,
+    /// Domain under which each app has its sub-domain; on localhost the default app answers.
+    #[arg(long, env = "PLENUM_BASE_DOMAIN", default_value = "localhost", value_parser = domain)]
+    pub base_domain: String,
+}
+
+impl Config {
+    /// Where people reach a server that is bound to `bound`.
+    pub fn url(&self, mut bound: std::net::SocketAddr) -> anyhow::Result<Url> {
+        if bound.ip().is_unspecified() {
+            bound.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        Ok(match &self.public_url {
+            Some(url) => url.clone(),
+            None => Url::parse(&format!("http://{bound}"))?,
+        })
+    }
+}
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The database.
+    pub db: Db,
+    /// The clock.
+    pub clock: Clock,
+    /// This node's meetings.
+    pub meetings: Meetings,
+    /// Which addresses webhooks may go to.
+    pub reach: webhooks::Reach,
+    /// Domain under which each app has its sub-domain.
+    pub base_domain: String,
+    /// The app that answers on localhost.
+    pub default_app: Option<App>,
+    /// Whether all parts run.
+    pub ready: Arc<AtomicBool>,
+    /// Cancelled when the server stops: sockets take no more joins.
+    pub stopping: CancellationToken,
+    /// Since when the server has been running.
+    pub started: std::time::Instant,
+}
+
+impl Shared {
+    fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed) && !self.stopping.is_cancelled()
+    }
+}
+
+fn public_url(text: &str) -> Result<Url, String> {
+    match Url::parse(text) {
+        Ok(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.path() == "/"
+                && url.query().is_none() =>
+        {
+            Ok(url)
+        }
+        _ => Err("must be http:// or https:// and a host, with no path".to_owned()),
+    }
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    match url::Host::parse(text) {
+        Ok(url::Host::Domain(domain)) => Ok(domain),
+        _ => Err(
+            "must be a domain name such as meet.example.com, without a scheme or port".to_owned(),
+        ),
+    }
+}

@@ -1,0 +1,68 @@
+//! The OpenAPI document, from the handlers themselves.
+
+use actix_web::App;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        Components,
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
+
+use super::{error, health, v1};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Plenum",
+        description = "Create a room with one call, send people its link, and hear by signed webhooks what happens in it.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+        contact(),
+    ),
+    tags(
+        (name = "rooms", description = "Named, reusable places with rules. Meetings come and go in them."),
+        (name = "service", description = "Whether the server lives."),
+    ),
+    components(schemas(error::ApiError, error::FieldError)),
+    modifiers(&Credentials),
+)]
+struct Base;
+
+struct Credentials;
+
+impl Modify for Credentials {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_with(Components::new);
+        let query = ApiKeyValue::with_description(
+            "secretKey",
+            "Your app's secret key. Never send it from a browser.",
+        );
+        components.add_security_scheme("secretKey", SecurityScheme::ApiKey(ApiKey::Query(query)));
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("Your app's secret key."))
+            .build();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    }
+}
+
+/// The routes that the document describes.
+pub(super) fn routes(config: &mut ServiceConfig) {
+    config
+        .service(v1::rooms::create_room)
+        .service(v1::rooms::get_room)
+        .service(v1::rooms::delete_room)
+        .service(health::health)
+        .service(health::ready);
+}
+
+/// The OpenAPI 3.1 document of the server.
+pub fn document() -> utoipa::openapi::OpenApi {
+    App::new()
+        .into_utoipa_app()
+        .openapi(Base::openapi())
+        .configure(routes)
+        .split_for_parts()
+        .1
+}

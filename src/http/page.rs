@@ -1,0 +1,101 @@
+//! The meeting page and its assets, embedded into the binary.
+
+use actix_web::{
+    HttpRequest, HttpResponse, Responder, get,
+    http::{StatusCode, header},
+    web::{Data, Path},
+};
+use rust_embed::{EmbeddedFile, RustEmbed};
+use serde::Serialize;
+
+use super::{Shared, auth::HostApp, error::ApiError};
+use crate::{
+    meetings::{Refusal, admission},
+    rooms::{self, RoomName},
+};
+
+/// What `web/` builds.
+#[derive(RustEmbed)]
+#[folder = "web/dist"]
+struct Dist;
+
+/// What the page knows of its room before it connects.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RoomOnPage<'a> {
+    room_name: &'a str,
+    auto_join: bool,
+    state: &'static str,
+}
+
+/// The page of a room, whatever its state: the page says what is wrong, and the status says it to programs.
+#[get("/{roomName}")]
+pub async fn room_page(
+    shared: Data<Shared>,
+    app: Result<HostApp, ApiError>,
+    name: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let found = match (app, name.parse::<RoomName>()) {
+        (Ok(HostApp(app)), Ok(name)) => {
+            let mut tx = shared.db.begin(app.id).await?;
+            rooms::find(&mut tx, app.id, &name).await?
+        }
+        (Err(error), _) if !error.is_not_found() => return Err(error),
+        _ => None,
+    };
+    let (status, auto_join, state) = match &found {
+        None => (StatusCode::NOT_FOUND, false, "notFound"),
+        Some(room) => match admission::check(&room.rules, 0, shared.clock.now()) {
+            Err(Refusal::RoomExpired) => (StatusCode::OK, false, "expired"),
+            Err(Refusal::TokenRequired) => (StatusCode::OK, false, "private"),
+            _ => (StatusCode::OK, room.rules.auto_join, "open"),
+        },
+    };
+    let room = RoomOnPage {
+        room_name: found.as_ref().map_or(&name, |room| room.name.as_str()),
+        auto_join,
+        state,
+    };
+    let Some(index) = Dist::get("index.html") else {
+        let message = "the web pages were not built; run script/setup and build again";
+        return Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "UNAVAILABLE",
+            message,
+        ));
+    };
+    let json = serde_json::to_string(&room).map_err(|error| ApiError::internal(&error))?;
+    let meta = format!(r#"<meta name="plenum-room" content="{}">"#, escape(&json));
+    let html = String::from_utf8_lossy(&index.data).replace("<!--plenum-room-->", &meta);
+    Ok(HttpResponse::build(status)
+        .content_type("text/html; charset=utf-8")
+        .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(html))
+}
+
+/// A file of the page. Its name has a hash of its content, so it is kept for ever.
+#[get("/assets/{path:.*}")]
+pub async fn asset(request: HttpRequest, path: Path<String>) -> impl Responder {
+    let Some(EmbeddedFile { data, .. }) = Dist::get(&format!("assets/{path}")) else {
+        return HttpResponse::NotFound().finish();
+    };
+    let kind = mime_guess::from_path(request.path()).first_or_octet_stream();
+    HttpResponse::Ok()
+        .content_type(kind)
+        .insert_header((header::CACHE_CONTROL, "public, max-age=31536000, immutable"))
+        .body(data.into_owned())
+}
+
+/// Text inside a quoted HTML attribute.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('"', "&quot;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+/// Only our own files run, and only our own server is talked to.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; \
+    media-src 'self' blob: mediastream:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors *";

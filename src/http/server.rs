@@ -1,0 +1,154 @@
+//! The HTTP server: routes, and what every request passes through.
+
+use std::net::TcpListener;
+
+use actix_web::{
+    App, Error, HttpRequest, HttpResponse, HttpServer, Responder,
+    body::MessageBody,
+    dev::{Server, ServiceRequest, ServiceResponse},
+    get,
+    http::header::{self, HeaderName, HeaderValue},
+    middleware::{Compress, Next, NormalizePath, from_fn},
+    web::{Data, Payload},
+};
+use rand::RngExt;
+use tracing::{Instrument, info, info_span};
+use utoipa_actix_web::AppExt;
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::{Shared, auth::HostApp, error::ApiError, openapi, page};
+use crate::signaling::{self, protocol::LONGEST_FRAME};
+
+tokio::task_local! {
+    static REQUEST_ID: String;
+}
+
+/// The id of the request that is being handled; empty outside of one.
+pub fn request_id() -> String {
+    REQUEST_ID.try_with(Clone::clone).unwrap_or_default()
+}
+
+/// Serves HTTP on `listener`. The server runs until it is stopped by its handle.
+pub fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<Server> {
+    let shared = Data::new(shared);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(shared.clone())
+            .into_utoipa_app()
+            .openapi(openapi::document())
+            .configure(openapi::routes)
+            .map(|app| {
+                app.service(
+                    SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", openapi::document()),
+                )
+            })
+            .into_app()
+            .service(docs)
+            .service(socket)
+            .service(page::asset)
+            .service(page::room_page)
+            .default_service(actix_web::web::to(nothing_here))
+            .wrap(Compress::default())
+            .wrap(from_fn(pass))
+            .wrap(NormalizePath::trim())
+    });
+    // Signals are the process's: it stops in an order of its own.
+    Ok(server
+        .disable_signals()
+        .shutdown_timeout(SHUTDOWN_SECONDS)
+        .listen(listener)?
+        .run())
+}
+
+/// What every request passes through: its id, its span, its line in the log, and the headers of every answer.
+///
+/// The log has the path and never the query, in which keys travel.
+async fn pass(
+    shared: Data<Shared>,
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let id = given_id(request.request())
+        .unwrap_or_else(|| format!("{:016x}", rand::rng().random::<u64>()));
+    request.headers_mut().remove(REQUEST_ID_HEADER);
+    let span = info_span!("request", request.id = %id, http.method = %request.method(), http.path = %request.path());
+    let started = shared.clock.instant();
+    let answer = REQUEST_ID
+        .scope(id.clone(), next.call(request).instrument(span.clone()))
+        .await;
+    let mut answer = answer?;
+    let _span = span.enter();
+    info!(
+        http.status = answer.status().as_u16(),
+        duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "answered"
+    );
+    let headers = answer.headers_mut();
+    let mut default = |name: HeaderName, value: &'static str| {
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    };
+    default(header::REFERRER_POLICY, "no-referrer");
+    default(header::CACHE_CONTROL, "no-store");
+    default(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(HeaderName::from_static(REQUEST_ID_HEADER), id);
+    }
+    Ok(answer)
+}
+
+/// The request id that a caller gave, if it can stand in a log.
+fn given_id(request: &HttpRequest) -> Option<String> {
+    let id = request.headers().get(REQUEST_ID_HEADER)?.to_str().ok()?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    ((1..=64).contains(&id.len()) && id.bytes().all(plain)).then(|| id.to_owned())
+}
+
+/// The signaling socket.
+#[get("/ws")]
+async fn socket(
+    shared: Data<Shared>,
+    app: HostApp,
+    request: HttpRequest,
+    body: Payload,
+) -> Result<HttpResponse, Error> {
+    let (response, session, messages) = actix_ws::handle(&request, body)?;
+    let messages = messages
+        .max_frame_size(LONGEST_FRAME)
+        .aggregate_continuations()
+        .max_continuation_size(LONGEST_FRAME);
+    let Shared {
+        meetings,
+        clock,
+        stopping,
+        ..
+    } = Shared::clone(&shared);
+    actix_web::rt::spawn(signaling::connect(
+        app.0.id, meetings, clock, session, messages, stopping,
+    ));
+    Ok(response)
+}
+
+/// Where people look for the documentation.
+#[get("/docs")]
+async fn docs() -> impl Responder {
+    actix_web::web::Redirect::to("/docs/index.html")
+}
+
+async fn nothing_here(request: HttpRequest) -> impl Responder {
+    let message = format!(
+        "there is nothing at {} {}; see /docs",
+        request.method(),
+        request.path()
+    );
+    Err::<HttpResponse, _>(ApiError::new(
+        actix_web::http::StatusCode::NOT_FOUND,
+        "NOT_FOUND",
+        message,
+    ))
+}
+
+const REQUEST_ID_HEADER: &str = "x-request-id";
+/// Requests that are under way when the server stops have this long to end.
+const SHUTDOWN_SECONDS: u64 = 5;

@@ -1,0 +1,3 @@
+//! The main API, in Metered's shapes.
+
+pub mod rooms;

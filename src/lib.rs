@@ -1,0 +1,25 @@
+//! Plenum: a hosted, multi-tenant platform for video meetings.
+//!
+//! A folder is a concept. Around the concepts are thin edges ([`http`], [`signaling`], [`cli`]), below them the ground
+//! ([`db`], [`clock`], [`id`], [`sealed`]), and beside them the media plane ([`sfu`]), which knows nothing of tenants.
+
+pub mod cli;
+pub mod config;
+
+pub mod http;
+pub mod signaling;
+
+pub mod apps;
+pub mod meetings;
+pub mod rooms;
+pub mod usage;
+
+pub mod deadlines;
+pub mod webhooks;
+
+pub mod clock;
+pub mod db;
+pub mod id;
+pub mod sealed;
+
+pub mod sfu;

@@ -1,0 +1,7 @@
+//! The command line of Plenum.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    plenum::cli::main()
+}

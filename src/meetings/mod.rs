@@ -1,0 +1,516 @@
+//! Meetings: the live runs of rooms.
+//!
+//! A live meeting has one owner, a task on one node ([`owner`]), which holds a lease on it in Postgres. Whatever happens
+//! to the meeting goes through that task: [`decide`] says what comes of it, [`commit`] writes it, and only then is it so.
+
+pub mod admission;
+mod commit;
+mod decide;
+mod notice;
+mod owner;
+mod store;
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use sqlx::PgTransaction;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use self::owner::{Envelope, Lease, Owner, Sender};
+pub use self::{
+    admission::Refusal,
+    decide::{
+        Away, Decision, Effect, EndReason, Fact, Input, JoinRequest, LeaveReason, MediaOffer,
+        Participant, ResumeHash, Role, Shown, ShownChange, State, Status,
+    },
+    notice::{ChatMessage, Notice, Person},
+    owner::Outbox,
+};
+use crate::{
+    clock::{Clock, Sample},
+    db::Db,
+    id::{AppId, MeetingId, NodeId, ParticipantId, RoomId},
+    rooms::{self, Room, RoomName},
+    sfu,
+};
+
+/// What others ask of a meeting's owner, as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Command {
+    /// End the meeting.
+    End {
+        /// Why.
+        reason: EndReason,
+        /// When that became true.
+        at: DateTime<Utc>,
+    },
+}
+
+/// The meetings that this node owns. Clones are of the same.
+#[derive(Clone)]
+pub struct Meetings(Arc<Context>);
+
+/// What the meetings of a node share.
+pub struct Context {
+    db: Db,
+    clock: Clock,
+    node: NodeId,
+    sfu: sfu::Sfu,
+    /// Wakes the dispatcher when there are new events.
+    webhooks: Arc<Notify>,
+    tasks: TaskTracker,
+    /// Owners outlive the connection that brought them about, and the HTTP worker that it ran on.
+    runtime: tokio::runtime::Handle,
+    stopping: CancellationToken,
+    /// Wakes whoever carries commands to owners.
+    commands: Notify,
+    live: Mutex<Live>,
+    /// Held while a room's meeting is looked up or opened, by the room's hash, so that two who join at once open one.
+    opening: [tokio::sync::Mutex<()>; 64],
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Live {
+    owners: HashMap<MeetingId, mpsc::Sender<Envelope>>,
+    rooms: HashMap<RoomId, MeetingId>,
+}
+
+/// A place in a meeting: the way from one connection to the meeting's owner.
+#[derive(Debug)]
+pub struct Seat {
+    /// The stay.
+    pub participant: ParticipantId,
+    number: u64,
+    inbox: mpsc::Sender<Envelope>,
+}
+
+/// How somebody comes in.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// As somebody new.
+    Join {
+        /// Display name.
+        name: String,
+        /// Hash of the token that brings a lost connection back, where the client can do that.
+        resume: Option<ResumeHash>,
+    },
+    /// As who they were before their connection was lost.
+    Resume(ResumeHash),
+}
+
+/// Asks the owner of the room's meeting to end it; nothing where the room has none.
+///
+/// In the transaction of its cause. After the commit, [`Meetings::wake`] makes it happen at once.
+pub async fn request_end(
+    tx: &mut PgTransaction<'_>,
+    app: AppId,
+    room: RoomId,
+    reason: EndReason,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    store::command(tx, app, room, &Command::End { reason, at }, at).await
+}
+
+/// Meetings that are live, and people who are in them, of all apps.
+pub async fn totals(db: &Db) -> sqlx::Result<(i64, i64)> {
+    store::totals(&mut db.system().await?).await
+}
+
+impl Meetings {
+    /// A node's meetings: none yet. `webhooks` is notified of new events. Owners run on the current Tokio runtime.
+    pub fn new(db: Db, clock: Clock, node: NodeId, sfu: sfu::Sfu, webhooks: Arc<Notify>) -> Self {
+        Self(Arc::new(Context {
+            db,
+            clock,
+            node,
+            sfu,
+            webhooks,
+            tasks: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
+            stopping: CancellationToken::new(),
+            commands: Notify::new(),
+            live: Mutex::default(),
+            opening: [const { tokio::sync::Mutex::const_new(()) }; 64],
+            hasher: RandomState::new(),
+        }))
+    }
+
+    /// Lets somebody into the meeting of a room, which begins if there is none. What they are told goes to `outbox`.
+    ///
+    /// # Errors
+    ///
+    /// The [`Refusal`] that they are to be told.
+    pub async fn enter(
+        &self,
+        app: AppId,
+        name: &RoomName,
+        entry: Entry,
+        outbox: Outbox,
+    ) -> Result<Seat, Refusal> {
+        if self.0.stopping.is_cancelled() {
+            return Err(Refusal::TryAgain);
+        }
+        // A meeting may end between its look-up and the join: the next one is another.
+        for _ in 0..3 {
+            let room = self.room(app, name).await?;
+            let inbox = self.owner(&room, &entry).await?;
+            let input = match &entry {
+                Entry::Join { name, resume } => {
+                    let participant = ParticipantId::new(self.0.clock.now(), &mut rand::rng());
+                    let (name, resume) = (name.clone(), *resume);
+                    Input::Join(Box::new(JoinRequest {
+                        participant,
+                        name,
+                        resume,
+                        room,
+                    }))
+                }
+                Entry::Resume(hash) => Input::Resume { hash: *hash },
+            };
+            let (reply, answer) = oneshot::channel();
+            let envelope = Envelope {
+                input,
+                from: Sender::Entering(outbox.clone(), reply),
+            };
+            if inbox.send_timeout(envelope, PATIENCE).await.is_err() {
+                continue;
+            }
+            match answer.await {
+                Ok(Ok(participant)) => {
+                    return Ok(Seat {
+                        participant,
+                        number: outbox.number,
+                        inbox,
+                    });
+                }
+                Ok(Err(Refusal::MeetingEnded)) | Err(_) => {}
+                Ok(Err(refusal)) => return Err(refusal),
+            }
+        }
+        Err(Refusal::TryAgain)
+    }
+
+    /// Makes commands that were just committed happen now rather than at the next poll.
+    pub fn wake(&self) {
+        self.0.commands.notify_one();
+    }
+
+    /// Tells a meeting's participant what the SFU reports.
+    pub fn tell_slots(
+        &self,
+        meeting: MeetingId,
+        participant: ParticipantId,
+        slots: Arc<[sfu::SlotView]>,
+    ) {
+        if let Some(owner) = self.0.owner_of(meeting) {
+            let input = Input::Slots { participant, slots };
+            // A meeting that is this far behind tells its slots with the next change.
+            let _ = owner.try_send(Envelope {
+                input,
+                from: Sender::Node,
+            });
+        }
+    }
+
+    /// Renews leases, follows Postgres's clock, claims meetings that nobody owns and carries commands to owners, until
+    /// the node stops.
+    pub async fn run(&self) {
+        let stopping = &self.0.stopping;
+        let keep = async {
+            loop {
+                if let Err(error) = self.keep().await {
+                    warn!(%error, "leases cannot be renewed; trying again");
+                }
+                tokio::time::sleep(RENEW_EVERY).await;
+            }
+        };
+        let carry = async {
+            loop {
+                if let Err(error) = self.carry().await {
+                    warn!(%error, "commands cannot be read; trying again");
+                }
+                // The poll is the path that must be right; the wake only makes it quicker.
+                let _ = tokio::time::timeout(POLL, self.0.commands.notified()).await;
+            }
+        };
+        let run = futures_util::future::join::<_, _>(Box::pin(keep), Box::pin(carry));
+        stopping.run_until_cancelled(run).await;
+    }
+
+    /// Stops: those who cannot come back leave, the others are told to, and every meeting is given up.
+    pub async fn stop(&self) {
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    async fn room(&self, app: AppId, name: &RoomName) -> Result<Room, Refusal> {
+        let found = async {
+            let mut tx = self.0.db.begin(app).await?;
+            rooms::find(&mut tx, app, name).await
+        };
+        found.await.map_err(try_again)?.ok_or(Refusal::RoomNotFound)
+    }
+
+    /// The owner of the room's meeting; a new meeting where there is none and `entry` may begin one.
+    async fn owner(&self, room: &Room, entry: &Entry) -> Result<mpsc::Sender<Envelope>, Refusal> {
+        let slot = usize::try_from(self.0.hasher.hash_one(room.id) % 64).unwrap_or_default();
+        let _opening = self.0.opening[slot].lock().await;
+        if let Some(owner) = self.0.owner_in(room.id) {
+            return Ok(owner);
+        }
+        match entry {
+            // Nobody is in: what speaks against a join is known before a meeting is opened for it.
+            Entry::Join { .. } => admission::check(&room.rules, 0, self.0.clock.now())?,
+            // After a restart it may take a moment until somebody owns the meeting.
+            Entry::Resume(_) => {
+                let running = async {
+                    let mut tx = self.0.db.begin(room.app_id).await?;
+                    Ok::<_, rooms::Error>(store::is_running(&mut tx, room.app_id, room.id).await?)
+                };
+                let running = running.await.map_err(try_again)?;
+                return Err(if running {
+                    Refusal::TryAgain
+                } else {
+                    Refusal::ResumeFailed
+                });
+            }
+        }
+        let now = self.0.clock.now();
+        let meeting = MeetingId::new(now, &mut rand::rng());
+        let lease = Lease {
+            app: room.app_id,
+            meeting,
+            node: self.0.node,
+            epoch: 1,
+        };
+        let opened = async {
+            let mut tx = self.0.db.begin(room.app_id).await?;
+            let opened = rooms::hold(&mut tx, room.app_id, room.id).await?;
+            let opened = opened && store::open(&mut tx, &lease, room.id, now).await?;
+            tx.commit().await?;
+            Ok::<_, rooms::Error>(opened)
+        };
+        if !opened.await.map_err(try_again)? {
+            // Archived this moment, or run by another node, which may have died: its meeting is claimed within seconds.
+            return Err(Refusal::TryAgain);
+        }
+        let state = State {
+            id: meeting,
+            status: Status::Open,
+            room: room.clone(),
+            participants: Vec::new(),
+            participant_count: 0,
+            created_at: now,
+            started_at: None,
+            empty_since: Some(now),
+            next_seq: 1,
+        };
+        Ok(self.0.own(lease, state))
+    }
+
+    /// One heartbeat: leases, clock, claims.
+    async fn keep(&self) -> Result<(), rooms::Error> {
+        let Context {
+            db, clock, node, ..
+        } = &*self.0;
+        let mut conn = db.system().await?;
+        let mut samples = Vec::with_capacity(SAMPLES);
+        for _ in 0..SAMPLES {
+            let sent = clock.instant();
+            let theirs = store::clock(&mut conn).await?;
+            samples.push(Sample {
+                sent,
+                received: clock.instant(),
+                theirs,
+            });
+        }
+        let off = clock.follow(&samples);
+        if off.abs() > WORRYING_OFFSET {
+            warn!(
+                offset_ms = off.num_milliseconds(),
+                "this machine's clock and Postgres's differ"
+            );
+        }
+        let owned = self.0.owned();
+        if !owned.is_empty() {
+            store::renew(&mut conn, *node, &owned, clock.now()).await?;
+        }
+        let claimed = store::claim(&mut conn, *node, CLAIMS).await?;
+        drop(conn);
+        for claimed in claimed {
+            self.take_over(&claimed).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_over(&self, claimed: &store::Claimed) -> Result<(), rooms::Error> {
+        let store::Claimed {
+            app_id,
+            id,
+            room_id,
+            epoch,
+            renewed_at,
+        } = *claimed;
+        let mut tx = self.0.db.begin(app_id).await?;
+        let row = store::load(&mut tx, app_id, id).await?;
+        let Some(room) = rooms::get(&mut tx, app_id, room_id).await? else {
+            return Ok(());
+        };
+        let participants = store::participants(&mut tx, app_id, id).await?;
+        drop(tx);
+        info!(meeting.id = %id, participants = participants.len(), "taking over a meeting");
+        let state = State {
+            id,
+            status: row.status,
+            room,
+            participants,
+            participant_count: row.participant_count.unsigned_abs(),
+            created_at: row.created_at,
+            started_at: row.started_at,
+            empty_since: row.empty_since,
+            next_seq: row.next_seq,
+        };
+        let owner = self.0.own(
+            Lease {
+                app: app_id,
+                meeting: id,
+                node: self.0.node,
+                epoch,
+            },
+            state,
+        );
+        // The inbox is new and empty.
+        let _ = owner.try_send(Envelope {
+            input: Input::Claimed { renewed_at },
+            from: Sender::Node,
+        });
+        Ok(())
+    }
+
+    /// Carries commands to their owners. One that is still in its table the next time is carried again: ending a meeting
+    /// twice ends it once.
+    async fn carry(&self) -> sqlx::Result<()> {
+        let owned = self.0.owned();
+        if owned.is_empty() {
+            return Ok(());
+        }
+        let commands = store::commands(&mut self.0.db.system().await?, &owned).await?;
+        for (meeting, id, command) in commands {
+            let Command::End { reason, at } = command;
+            if let Some(owner) = self.0.owner_of(meeting) {
+                // A full inbox is tried again at the next poll.
+                let _ = owner.try_send(Envelope {
+                    input: Input::End { reason, at },
+                    from: Sender::Command(id),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Seat {
+    /// Tells the meeting what its participant does.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::MeetingEnded`] once nobody owns the meeting here; [`Refusal::TryAgain`] where it is too far behind.
+    pub async fn send(&self, input: Input) -> Result<(), Refusal> {
+        let envelope = Envelope {
+            input,
+            from: Sender::Connection(self.number),
+        };
+        self.inbox
+            .send_timeout(envelope, PATIENCE)
+            .await
+            .map_err(|error| match error {
+                mpsc::error::SendTimeoutError::Timeout(_) => Refusal::TryAgain,
+                mpsc::error::SendTimeoutError::Closed(_) => Refusal::MeetingEnded,
+            })
+    }
+}
+
+impl Context {
+    /// Starts the owner of a meeting.
+    fn own(self: &Arc<Self>, lease: Lease, state: State) -> mpsc::Sender<Envelope> {
+        let (inbox, received) = mpsc::channel(INBOX);
+        {
+            let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            live.owners.insert(lease.meeting, inbox.clone());
+            live.rooms.insert(state.room.id, lease.meeting);
+        }
+        self.tasks.spawn_on(
+            Owner::new(self.clone(), lease, state, received).run(),
+            &self.runtime,
+        );
+        inbox
+    }
+
+    fn forget(&self, meeting: MeetingId, room: RoomId) {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.owners.remove(&meeting);
+        if live.rooms.get(&room) == Some(&meeting) {
+            live.rooms.remove(&room);
+        }
+    }
+
+    fn owned(&self) -> Vec<MeetingId> {
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .owners
+            .keys()
+            .copied()
+            .collect()
+    }
+
+    fn owner_of(&self, meeting: MeetingId) -> Option<mpsc::Sender<Envelope>> {
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .owners
+            .get(&meeting)
+            .cloned()
+    }
+
+    fn owner_in(&self, room: RoomId) -> Option<mpsc::Sender<Envelope>> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.owners.get(live.rooms.get(&room)?).cloned()
+    }
+
+    fn command_sfu(&self, command: sfu::Command) {
+        if self.sfu.send(command).is_err() {
+            warn!("the media worker is too busy to take a command");
+        }
+    }
+}
+
+fn try_again(error: rooms::Error) -> Refusal {
+    warn!(%error, "a join could not be looked into");
+    Refusal::TryAgain
+}
+
+/// A lease lasts 6 s: two renewals may fail.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
+/// A command from another process is noticed after this long at most.
+const POLL: Duration = Duration::from_millis(200);
+/// How long somebody waits for a place in an owner's inbox.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Inputs that wait for an owner at most.
+const INBOX: usize = 1024;
+/// Questions for Postgres's time per heartbeat: the quickest answer counts.
+const SAMPLES: usize = 3;
+/// Meetings claimed per heartbeat at most.
+const CLAIMS: i64 = 100;
+/// From here on an operator should know.
+const WORRYING_OFFSET: chrono::TimeDelta = chrono::TimeDelta::milliseconds(250);

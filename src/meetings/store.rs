@@ -1,0 +1,388 @@
+//! The only SQL that touches `meetings`, `participants` and `meeting_commands`.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::{
+    Away, Command, Fact, LeaveReason, Participant, ResumeHash, Role, State, Status, owner::Lease,
+};
+use crate::{
+    db::System,
+    id::{AppId, BatchId, MeetingId, NodeId, ParticipantId, RoomId},
+};
+
+/// A meeting that this node has just made its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Claimed {
+    /// Whose meeting it is.
+    pub app_id: AppId,
+    /// Which meeting.
+    pub id: MeetingId,
+    /// Of which room.
+    pub room_id: RoomId,
+    /// The epoch that the claim raised.
+    pub epoch: i64,
+    /// When its owner before is last known to have lived.
+    pub renewed_at: DateTime<Utc>,
+}
+
+/// A meeting's row.
+pub struct Row {
+    pub status: Status,
+    pub next_seq: i64,
+    pub participant_count: i32,
+    pub empty_since: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+}
+
+/// Opens a meeting that `lease.node` owns; `false` where the room already has one.
+pub async fn open(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    room: RoomId,
+    created_at: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    let result = sqlx::query!(
+        "insert into meetings (id, app_id, room_id, status, owner_node, epoch, lease_until, renewed_at, next_seq,
+             participant_count, empty_since, created_at)
+         values ($1, $2, $3, 'open', $4, $5, clock_timestamp() + interval '6 seconds', $6, 1, 0, $6, $6)
+         on conflict (room_id) where status <> 'ended' do nothing",
+        lease.meeting as MeetingId,
+        lease.app as AppId,
+        room as RoomId,
+        lease.node as NodeId,
+        lease.epoch,
+        created_at,
+    )
+    .execute(conn)
+    .await?;
+    Ok(result.rows_affected() == 1)
+}
+
+/// Whether the room has a meeting that has not ended.
+pub async fn is_running(conn: &mut PgConnection, app: AppId, room: RoomId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from meetings where app_id = $1 and room_id = $2 and status <> 'ended') as "exists!""#,
+        app as AppId,
+        room as RoomId,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Makes up to `limit` meetings this node's own: those that nobody owns, and those whose owner's lease is over.
+///
+/// For one lease time after Postgres started nobody's lease counts as over, since nobody could renew it before.
+pub async fn claim(conn: &mut System, node: NodeId, limit: i64) -> sqlx::Result<Vec<Claimed>> {
+    sqlx::query_as!(
+        Claimed,
+        r#"update meetings set owner_node = $1, epoch = epoch + 1, lease_until = clock_timestamp() + interval '6 seconds'
+           where id in (
+               select id from meetings
+               where status <> 'ended'
+                 and (owner_node is null
+                      or (lease_until < clock_timestamp()
+                          and pg_postmaster_start_time() + interval '6 seconds' < clock_timestamp()))
+               order by id limit $2 for update skip locked)
+           returning app_id, id, room_id, epoch, renewed_at"#,
+        node as NodeId,
+        limit,
+    )
+    .fetch_all(&mut **conn)
+    .await
+}
+
+/// Renews the leases of these meetings, where they are still this node's; returns which are.
+pub async fn renew(
+    conn: &mut System,
+    node: NodeId,
+    meetings: &[MeetingId],
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<MeetingId>> {
+    let ids: Vec<&[u8]> = meetings.iter().map(|id| id.as_bytes().as_slice()).collect();
+    sqlx::query_scalar!(
+        "update meetings set lease_until = clock_timestamp() + interval '6 seconds', renewed_at = $3
+         where id = any($1::bytea[]) and owner_node = $2 and status <> 'ended' returning id",
+        &ids as &[&[u8]],
+        node as NodeId,
+        now,
+    )
+    .fetch_all(&mut **conn)
+    .await
+}
+
+/// Postgres's time.
+pub async fn clock(conn: &mut System) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#)
+        .fetch_one(&mut **conn)
+        .await
+}
+
+/// Gives a meeting up, so that any node may claim it at once.
+pub async fn release(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update meetings set owner_node = null, lease_until = null, renewed_at = $5
+         where id = $1 and app_id = $2 and owner_node = $3 and epoch = $4 and status <> 'ended'",
+        lease.meeting as MeetingId,
+        lease.app as AppId,
+        lease.node as NodeId,
+        lease.epoch,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub async fn load(conn: &mut PgConnection, app: AppId, id: MeetingId) -> sqlx::Result<Row> {
+    sqlx::query_as!(
+        Row,
+        r#"select status as "status: Status", next_seq, participant_count, empty_since, created_at, started_at
+           from meetings where app_id = $1 and id = $2"#,
+        app as AppId,
+        id as MeetingId,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// The stays that have not ended, in the order of their joins.
+pub async fn participants(
+    conn: &mut PgConnection,
+    app: AppId,
+    id: MeetingId,
+) -> sqlx::Result<Vec<Participant>> {
+    let rows = sqlx::query!(
+        r#"select id, name, role as "role: Role", joined_at, time_up_at, resume_hash, away_since
+           from participants where app_id = $1 and meeting_id = $2 and left_at is null order by joined_at, id"#,
+        app as AppId,
+        id as MeetingId,
+    )
+    .fetch_all(conn)
+    .await?;
+    let participants = rows.into_iter().map(|row| Participant {
+        id: row.id,
+        name: row.name,
+        role: row.role,
+        joined_at: row.joined_at,
+        time_up_at: row.time_up_at,
+        resume: row
+            .resume_hash
+            .and_then(|hash| ResumeHash::try_from(hash).ok()),
+        // Until when it may come back is said by whoever claims the meeting.
+        away: row.away_since.map(|since| Away {
+            since,
+            until: since,
+            reason: LeaveReason::ConnectionLost,
+        }),
+        shown: super::Shown::default(),
+    });
+    Ok(participants.collect())
+}
+
+/// Writes how far the meeting has come; `false` where `lease` is no longer the owner's.
+pub async fn advance(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    batch: BatchId,
+    state: &State,
+    ended: Option<(DateTime<Utc>, &str)>,
+) -> sqlx::Result<bool> {
+    let result = sqlx::query!(
+        "update meetings set status = $5, next_seq = $6, participant_count = $7, empty_since = $8, started_at = $9,
+             ended_at = $10, end_reason = $11, batch_id = $12,
+             owner_node = case when $10::timestamptz is null then owner_node end,
+             lease_until = case when $10::timestamptz is null then lease_until end
+         where id = $1 and app_id = $2 and owner_node = $3 and epoch = $4 and status <> 'ended'",
+        lease.meeting as MeetingId,
+        lease.app as AppId,
+        lease.node as NodeId,
+        lease.epoch,
+        state.status as Status,
+        state.next_seq,
+        i32::try_from(state.participant_count).unwrap_or(i32::MAX),
+        state.empty_since,
+        state.started_at,
+        ended.map(|(at, _)| at),
+        ended.map(|(_, reason)| reason),
+        batch as BatchId,
+    )
+    .execute(conn)
+    .await?;
+    Ok(result.rows_affected() == 1)
+}
+
+/// Whether the owner's transaction with this batch id came about.
+pub async fn has_batch(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    batch: BatchId,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from meetings where id = $1 and app_id = $2 and batch_id = $3) as "exists!""#,
+        lease.meeting as MeetingId,
+        lease.app as AppId,
+        batch as BatchId,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Writes what a fact changes among the stays.
+pub async fn record(conn: &mut PgConnection, lease: &Lease, fact: &Fact) -> sqlx::Result<()> {
+    match fact {
+        Fact::Joined(participant) => insert(conn, lease, participant).await,
+        Fact::WentAway { participant, away } => {
+            set_away(conn, lease, *participant, Some(away.since)).await
+        }
+        Fact::CameBack { participant } => set_away(conn, lease, *participant, None).await,
+        Fact::Left {
+            participant,
+            at,
+            reason,
+        } => close(conn, lease, participant.id, *at, *reason).await,
+        Fact::Started { .. }
+        | Fact::Ended { .. }
+        | Fact::Abandoned { .. }
+        | Fact::Showed { .. }
+        | Fact::Ruled(_) => Ok(()),
+    }
+}
+
+async fn insert(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    participant: &Participant,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into participants (id, app_id, meeting_id, name, role, resume_hash, joined_at, time_up_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        participant.id as ParticipantId,
+        lease.app as AppId,
+        lease.meeting as MeetingId,
+        participant.name,
+        participant.role as Role,
+        participant.resume.as_ref().map(|hash| hash.as_slice()),
+        participant.joined_at,
+        participant.time_up_at,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn set_away(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    participant: ParticipantId,
+    since: Option<DateTime<Utc>>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update participants set away_since = $3 where app_id = $1 and id = $2",
+        lease.app as AppId,
+        participant as ParticipantId,
+        since,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn close(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    participant: ParticipantId,
+    at: DateTime<Utc>,
+    reason: LeaveReason,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update participants set left_at = $3, leave_reason = $4 where app_id = $1 and id = $2 and left_at is null",
+        lease.app as AppId,
+        participant as ParticipantId,
+        at,
+        reason.as_str(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Leaves a command for the owner of the room's meeting; nothing where the room has none.
+pub async fn command(
+    conn: &mut PgConnection,
+    app: AppId,
+    room: RoomId,
+    command: &Command,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into meeting_commands (app_id, meeting_id, command, created_at)
+         select app_id, id, $3, $4 from meetings where app_id = $1 and room_id = $2 and status <> 'ended'",
+        app as AppId,
+        room as RoomId,
+        sqlx::types::Json(command) as _,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The commands for these meetings, in the order in which they were given.
+pub async fn commands(
+    conn: &mut System,
+    meetings: &[MeetingId],
+) -> sqlx::Result<Vec<(MeetingId, i64, Command)>> {
+    let ids: Vec<&[u8]> = meetings.iter().map(|id| id.as_bytes().as_slice()).collect();
+    let rows = sqlx::query!(
+        r#"select meeting_id as "meeting_id!", id, command as "command: sqlx::types::Json<Command>"
+           from meeting_commands where meeting_id = any($1::bytea[]) order by id limit 1000"#,
+        &ids as &[&[u8]],
+    )
+    .fetch_all(&mut **conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.meeting_id, row.id, row.command.0))
+        .collect())
+}
+
+/// Removes a command that has been obeyed.
+pub async fn obeyed(conn: &mut PgConnection, lease: &Lease, command: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from meeting_commands where id = $1 and app_id = $2",
+        command,
+        lease.app as AppId
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Removes the commands of a meeting that is over.
+pub async fn forget_commands(conn: &mut PgConnection, lease: &Lease) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from meeting_commands where meeting_id = $1 and app_id = $2",
+        lease.meeting as MeetingId,
+        lease.app as AppId,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// How many meetings are live, and how many people are in them.
+pub async fn totals(conn: &mut System) -> sqlx::Result<(i64, i64)> {
+    let row = sqlx::query!(
+        r#"select (select count(*) from meetings where status = 'live') as "meetings!",
+                  (select count(*) from participants where left_at is null) as "participants!""#
+    )
+    .fetch_one(&mut **conn)
+    .await?;
+    Ok((row.meetings, row.participants))
+}

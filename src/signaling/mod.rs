@@ -1,0 +1,9 @@
+//! Signaling: the WebSocket between a client and its meeting. [`protocol`] has the frames, [`connection`] one client.
+//!
+//! The message set is MikroMeet's, with additions for the SFU and for resuming; `openapi/signaling.asyncapi.yaml`
+//! describes it.
+
+mod connection;
+pub mod protocol;
+
+pub use self::connection::connect;

@@ -1,0 +1,165 @@
+//! Webhooks: what happens in meetings, told to the systems of customers.
+//!
+//! An [`Event`] is written in the transaction that makes it true ([`emit`]), with one delivery per endpoint that wants it.
+//! The [`Dispatcher`] attempts deliveries until each is answered with 2xx or its schedule ends: at least once, in order
+//! per meeting and endpoint, signed by [`signing`], and kept from private networks by [`guard`].
+
+pub mod dispatcher;
+pub mod event;
+pub mod guard;
+pub mod signing;
+mod store;
+
+use std::{num::NonZeroU16, time::Duration};
+
+use clap::builder::BoolishValueParser;
+use sqlx::PgConnection;
+
+pub use self::{
+    dispatcher::Dispatcher,
+    event::{Event, Kind, Room, RoomUrls, Stay},
+    guard::{Reach, UrlError, check_url},
+    signing::SigningSecret,
+};
+
+/// Settings of webhooks.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Webhooks")]
+#[group(skip)]
+pub struct Config {
+    /// Longest time one delivery attempt may take: 100ms to 1m.
+    #[arg(long, env = "PLENUM_WEBHOOK_TIMEOUT", default_value = "10s", value_parser = timeout)]
+    pub webhook_timeout: Duration,
+    /// Delays between the attempts of one delivery; each gets up to a tenth more, at random.
+    #[arg(long, env = "PLENUM_WEBHOOK_RETRIES", value_delimiter = ',', value_parser = delay)]
+    #[arg(default_value = "5s,5m,30m,2h,5h,10h,14h,20h,24h")]
+    pub webhook_retries: Vec<Duration>,
+    /// Attempts under way at once. One app has at most a quarter of them, one receiver (host and port) a sixteenth.
+    #[arg(long, env = "PLENUM_WEBHOOK_CONCURRENCY", default_value = "128")]
+    pub webhook_concurrency: NonZeroU16,
+    /// Let webhooks go to private networks and to this machine. For development only.
+    #[arg(long, env = "PLENUM_ALLOW_PRIVATE_WEBHOOKS", value_parser = BoolishValueParser::new())]
+    pub allow_private_webhooks: bool,
+}
+
+impl Config {
+    /// Which addresses webhooks may go to.
+    pub fn reach(&self) -> Reach {
+        if self.allow_private_webhooks {
+            Reach::Anywhere
+        } else {
+            Reach::Public
+        }
+    }
+}
+
+/// Why deliveries could not be attended to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Postgres refused or is away.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// The HTTP client could not be made.
+    #[error(
+        "the HTTP client for webhooks could not be made; are root certificates (ca-certificates) installed? {0}"
+    )]
+    Client(#[from] reqwest::Error),
+}
+
+/// Writes `event`, and its delivery where its room has a URL for it.
+///
+/// Takes the transaction, of the event's app, in which the event comes true. After the commit, [`Dispatcher`]'s wake hint
+/// makes it start at once.
+pub async fn emit(conn: &mut PgConnection, event: &Event) -> sqlx::Result<()> {
+    let body = event
+        .body()
+        .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    store::add(conn, event, &body).await
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err("must be from 100ms to 1m".to_owned())
+    }
+}
+
+fn delay(text: &str) -> Result<Duration, String> {
+    let delay = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if delay <= LONGEST_DELAY {
+        Ok(delay)
+    } else {
+        Err("must be at most 7d".to_owned())
+    }
+}
+
+/// Beyond it a retry tells nobody anything new.
+const LONGEST_DELAY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn parse(args: &[&str]) -> Result<Config, clap::Error> {
+        Cli::try_parse_from([&["plenum"], args].concat()).map(|cli| cli.config)
+    }
+
+    #[test]
+    fn by_default_a_delivery_has_ten_attempts_over_three_days_and_public_receivers() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.webhook_timeout, Duration::from_secs(10));
+        let hours = [
+            5.0 / 3600.0,
+            1.0 / 12.0,
+            0.5,
+            2.0,
+            5.0,
+            10.0,
+            14.0,
+            20.0,
+            24.0,
+        ];
+        assert_eq!(
+            config.webhook_retries,
+            hours.map(|hours| Duration::from_secs_f64(hours * 3600.0))
+        );
+        assert_eq!(config.reach(), Reach::Public);
+    }
+
+    #[test]
+    fn settings_are_checked_when_they_are_read() {
+        let config = parse(&[
+            "--webhook-retries",
+            "1s,2m",
+            "--webhook-timeout",
+            "500ms",
+            "--allow-private-webhooks",
+        ])
+        .unwrap();
+        assert_eq!(
+            config.webhook_retries,
+            [Duration::from_secs(1), Duration::from_secs(120)]
+        );
+        assert_eq!(config.reach(), Reach::Anywhere);
+        for wrong in [
+            ["--webhook-timeout", "10"],
+            ["--webhook-timeout", "0s"],
+            ["--webhook-timeout", "2m"],
+            ["--webhook-retries", "soon"],
+            ["--webhook-retries", "5s,30d"],
+            ["--webhook-concurrency", "0"],
+        ] {
+            assert!(parse(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The only SQL that touches `events`, `webhook_endpoints`, `webhook_deliveries` and `webhook_attempts`.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::{Connection, PgConnection};
+
+use super::{event::Event, guard};
+use crate::{
+    db,
+    id::{AppId, DeliveryId, EndpointId, EventId, MeetingId},
+};
+
+/// Writes an event, and, where it has a URL, the URL's endpoint and the delivery to it.
+///
+/// The new ids have the event's time and six random bytes of Postgres, so that one statement can make any number of them.
+/// The conflict's update changes nothing: it locks the endpoint, so that one which is being disabled is seen so.
+pub(super) async fn add(conn: &mut PgConnection, event: &Event, body: &str) -> sqlx::Result<()> {
+    let url = event.url();
+    sqlx::query!(
+        "with event as (
+            insert into events (id, app_id, room_id, meeting_id, seq, kind, at, body) values ($1, $2, $3, $4, $5, $6, $7, $8)
+        ), endpoint as (
+            insert into webhook_endpoints as e (id, app_id, room_id, url, receiver, created_at)
+            select substring($1 for 6) || substring(uuid_send(gen_random_uuid()) from 11), $2, $3, $9, $10, $7
+            where $9::text is not null
+            on conflict on constraint webhook_endpoints_room_url do update set disabled_at = e.disabled_at
+            returning e.id, e.disabled_at
+        )
+        insert into webhook_deliveries
+            (id, app_id, event_id, endpoint_id, meeting_id, seq, attempt, created_at, due_at, outcome, holds_line)
+        select substring($1 for 6) || substring(uuid_send(gen_random_uuid()) from 11), $2, $1, id, $4, $5, 0, $7,
+            case when disabled_at is null then $7 end,
+            case when disabled_at is not null then 'skipped' end,
+            disabled_at is null
+        from endpoint",
+        event.id as EventId,
+        event.app as AppId,
+        event.room.id as _,
+        event.meeting as MeetingId,
+        event.seq,
+        event.name(),
+        event.at,
+        body,
+        url,
+        url.map(guard::receiver),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A delivery of which this process makes attempt number `attempt`.
+pub(super) struct Claimed {
+    pub id: DeliveryId,
+    pub app_id: AppId,
+    pub event_id: EventId,
+    pub meeting_id: MeetingId,
+    pub endpoint_id: EndpointId,
+    /// From 1.
+    pub attempt: i32,
+    /// Host and port of the URL.
+    pub receiver: String,
+    pub url: String,
+    pub body: String,
+    /// The app's signing secret, sealed.
+    pub room_webhook_secret: Vec<u8>,
+}
+
+/// How many attempts may be under way in this process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// In all, beyond those that are.
+    pub free: i64,
+    /// Of one app, with those that are.
+    pub app: i64,
+    /// Of one app to one receiver, with those that are.
+    pub receiver: i64,
+}
+
+/// Claims due deliveries until `lease_until`, in turn from every app that has some.
+///
+/// One whose process died is due again then. Within a meeting's line to an endpoint only the first is claimed, until it no
+/// longer holds the others. `busy` are the app and receiver of each attempt that is under way.
+pub(super) async fn claim(
+    system: &mut db::System,
+    now: DateTime<Utc>,
+    lease_until: DateTime<Utc>,
+    bounds: Bounds,
+    busy: (&[AppId], &[String]),
+) -> sqlx::Result<Vec<Claimed>> {
+    sqlx::query_as!(
+        Claimed,
+        "with waiting as (
+            select d.id, d.app_id, d.due_at, d.seq, e.receiver,
+                row_number() over (partition by d.app_id, e.receiver order by d.due_at, d.seq) as of_receiver
+            from webhook_deliveries d join webhook_endpoints e on e.id = d.endpoint_id
+            where d.due_at <= $1 and e.disabled_at is null and not exists (
+                select from webhook_deliveries earlier
+                where earlier.endpoint_id = d.endpoint_id and earlier.meeting_id = d.meeting_id
+                  and earlier.seq < d.seq and earlier.due_at is not null and earlier.holds_line)
+        ), allowed as (
+            select id, row_number() over (partition by app_id order by due_at, seq)
+                + (select count(*) from unnest($6::bytea[]) as busy (app_id) where busy.app_id = w.app_id) as of_app
+            from waiting w
+            where of_receiver <= $5 - (
+                select count(*) from unnest($6::bytea[], $7::text[]) as busy (app_id, receiver)
+                where busy.app_id = w.app_id and busy.receiver = w.receiver)
+        ), due as (
+            select d.id from webhook_deliveries d join allowed using (id)
+            where d.due_at <= $1 and of_app <= $4
+            order by of_app, d.due_at, d.seq limit $3
+            for update of d skip locked
+        )
+        update webhook_deliveries d set attempt = attempt + 1, due_at = $2
+        from due, webhook_endpoints e, events v, apps a
+        where d.id = due.id and e.id = d.endpoint_id and v.id = d.event_id and a.id = d.app_id
+        returning d.id, d.app_id, d.event_id, d.meeting_id, d.endpoint_id, d.attempt, e.receiver, e.url, v.body,
+            a.room_webhook_secret",
+        now,
+        lease_until,
+        bounds.free,
+        bounds.app,
+        bounds.receiver,
+        busy.0 as &[AppId],
+        busy.1,
+    )
+    .fetch_all(&mut **system)
+    .await
+}
+
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Attempt {
+    pub at: DateTime<Utc>,
+    pub latency: TimeDelta,
+    pub status: Option<u16>,
+    pub answer: Option<String>,
+    pub error: Option<String>,
+}
+
+/// What becomes of a delivery after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Next {
+    /// It was taken.
+    Delivered,
+    /// It is tried again at `at`; meanwhile the later ones of its line wait, or not.
+    Retry { at: DateTime<Utc>, holds_line: bool },
+    /// It was the last attempt.
+    Failed,
+    /// The endpoint wants nothing more: it is disabled, and what waits for it is skipped.
+    Gone,
+}
+
+/// Records an attempt of `delivery` and what follows from it; `false`, and nothing else, where the delivery has been claimed
+/// again since.
+pub(super) async fn record(
+    system: &mut db::System,
+    delivery: &Claimed,
+    attempt: &Attempt,
+    next: Next,
+) -> sqlx::Result<bool> {
+    let (due_at, outcome, holds_line) = match next {
+        Next::Delivered => (None, Some("delivered"), false),
+        Next::Retry { at, holds_line } => (Some(at), None, holds_line),
+        Next::Failed => (None, Some("failed"), false),
+        Next::Gone => return record_gone(system, delivery, attempt).await,
+    };
+    settle(system, delivery, attempt, due_at, outcome, holds_line).await
+}
+
+async fn record_gone(
+    system: &mut db::System,
+    delivery: &Claimed,
+    attempt: &Attempt,
+) -> sqlx::Result<bool> {
+    let mut tx = system.begin().await?;
+    // First of all, so that whoever disables the endpoint as well waits here, and not for one of our deliveries.
+    sqlx::query!(
+        "update webhook_endpoints set disabled_at = coalesce(disabled_at, $2) where id = $1",
+        delivery.endpoint_id as EndpointId,
+        attempt.at,
+    )
+    .execute(&mut *tx)
+    .await?;
+    if !settle(&mut tx, delivery, attempt, None, Some("failed"), false).await? {
+        return Ok(false); // and the transaction is rolled back
+    }
+    sqlx::query!(
+        "update webhook_deliveries set due_at = null, outcome = 'skipped', holds_line = false
+        where endpoint_id = $1 and due_at is not null",
+        delivery.endpoint_id as EndpointId,
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Where the endpoint was disabled while the attempt was under way, a retry becomes a skip.
+async fn settle(
+    conn: &mut PgConnection,
+    delivery: &Claimed,
+    attempt: &Attempt,
+    due_at: Option<DateTime<Utc>>,
+    outcome: Option<&str>,
+    holds_line: bool,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        "with recorded as (
+            update webhook_deliveries d
+            set due_at = case when e.disabled_at is null then $3::timestamptz end,
+                outcome = case when e.disabled_at is null then $4 else coalesce($4, 'skipped') end,
+                holds_line = $5 and e.disabled_at is null
+            from webhook_endpoints e
+            where d.id = $1 and d.attempt = $2 and e.id = d.endpoint_id
+            returning d.id, d.attempt, d.app_id
+        )
+        insert into webhook_attempts (delivery_id, attempt, app_id, at, latency_ms, status, answer, error)
+        select id, attempt, app_id, $6, $7, $8, $9, $10 from recorded",
+        delivery.id as DeliveryId,
+        delivery.attempt,
+        due_at,
+        outcome,
+        holds_line,
+        attempt.at,
+        i32::try_from(attempt.latency.num_milliseconds().max(0)).unwrap_or(i32::MAX),
+        attempt.status.and_then(|status| i16::try_from(status).ok()),
+        attempt.answer.as_deref(),
+        attempt.error.as_deref(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,0 +1,379 @@
+//! A running server of a test's own, and clients of it.
+
+use std::{net::TcpListener, sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Parser;
+use futures_util::{SinkExt, StreamExt};
+use plenum::{
+    apps::{self, App, NewApp, SecretKey},
+    cli::node::{Node, Parts},
+    clock::Clock,
+    config::Config,
+    db::Db,
+    sealed::MasterKey,
+    webhooks::SigningSecret,
+};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{Message, protocol::CloseFrame},
+};
+
+use crate::asyncapi;
+
+/// What every wait in the tests is bounded by; nothing that works takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `future` comes to, within any sensible time.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("this takes too long: {what}"))
+}
+
+/// The real server with a clock that the test moves.
+pub struct TestApp {
+    /// The app that answers on the server's address.
+    pub app: Tenant,
+    /// The pool of the test's database, as its owner.
+    pub pool: PgPool,
+    pub db: Db,
+    pub clock: Clock,
+    pub address: String,
+    http: reqwest::Client,
+    master_key: Arc<MasterKey>,
+    node: Option<Node>,
+}
+
+/// An app with its secret key.
+pub struct Tenant {
+    pub app: App,
+    pub key: String,
+    /// Checks the webhooks of its rooms.
+    pub webhook_secret: SigningSecret,
+}
+
+#[derive(Parser)]
+struct Settings {
+    #[command(flatten)]
+    config: Config,
+}
+
+impl TestApp {
+    /// A server on the test's database; it is the 17th of March 2030.
+    pub async fn new(pool: PgPool) -> Self {
+        Self::start(
+            pool,
+            Clock::manual(DateTime::from_timestamp(1_900_000_000, 0).unwrap()),
+        )
+        .await
+    }
+
+    /// A server whose clock stands at the present.
+    pub async fn at_present(pool: PgPool) -> Self {
+        Self::start(pool, Clock::manual(Clock::system().now())).await
+    }
+
+    async fn start(pool: PgPool, clock: Clock) -> Self {
+        let db = Db::new(&pool.connect_options());
+        let master_key = Arc::new(MasterKey::parse(&MasterKey::text([7; 32])).unwrap());
+        let app = tenant(&db, &clock, &master_key, "acme", true).await;
+        let mut test = Self {
+            app,
+            pool,
+            db,
+            clock,
+            address: String::new(),
+            http: reqwest::Client::new(),
+            master_key,
+            node: None,
+        };
+        test.start_node();
+        test
+    }
+
+    /// Starts a node, as after a restart of the server.
+    pub fn start_node(&mut self) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        self.address = listener.local_addr().unwrap().to_string();
+        let args = [
+            "plenum",
+            "--media-port-base",
+            "0",
+            "--allow-private-webhooks",
+            "--webhook-retries",
+            "1s",
+        ];
+        let config = Settings::parse_from(args).config;
+        let parts = Parts {
+            db: self.db.clone(),
+            clock: self.clock.clone(),
+            master_key: self.master_key.clone(),
+            default_app: Some(self.app.app.clone()),
+            listener,
+        };
+        self.node = Some(Node::start(&config, parts).unwrap());
+    }
+
+    /// Stops the node in order, as SIGTERM does.
+    pub async fn stop_node(&mut self) {
+        if let Some(node) = self.node.take() {
+            soon("the stop of the node", node.stop()).await;
+        }
+    }
+
+    /// Another app on the same server.
+    pub async fn another_app(&self, name: &str) -> Tenant {
+        tenant(&self.db, &self.clock, &self.master_key, name, false).await
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// Lets time go by.
+    pub fn advance(&self, by: TimeDelta) {
+        self.clock.advance(by);
+    }
+
+    /// Sends a request with `app`'s key; the answer's status and JSON.
+    pub async fn call(
+        &self,
+        app: &Tenant,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (StatusCode, Value) {
+        let request = self
+            .http
+            .request(method, format!("http://{}{path}", self.address))
+            .bearer_auth(&app.key);
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let answer = soon(path, request.send()).await.unwrap();
+        (answer.status(), answer.json().await.unwrap_or(Value::Null))
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        self.call(&self.app, Method::POST, path, Some(body)).await
+    }
+
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
+        self.call(&self.app, Method::GET, path, None).await
+    }
+
+    pub async fn delete(&self, path: &str) -> (StatusCode, Value) {
+        self.call(&self.app, Method::DELETE, path, None).await
+    }
+
+    /// A plain request, without a key.
+    pub async fn fetch(&self, path: &str) -> reqwest::Response {
+        soon(
+            path,
+            self.http
+                .get(format!("http://{}{path}", self.address))
+                .send(),
+        )
+        .await
+        .unwrap()
+    }
+
+    /// Creates a room of the app; `rules` is the body of the call.
+    pub async fn room(&self, rules: Value) -> Value {
+        let (status, room) = self.post("/api/v1/room", &rules).await;
+        assert_eq!(status, StatusCode::OK, "{room}");
+        room
+    }
+
+    /// A signaling socket that is in no room.
+    pub async fn socket(&self) -> Client {
+        let (socket, _) = soon(
+            "a socket",
+            tokio_tungstenite::connect_async(format!("ws://{}/ws", self.address)),
+        )
+        .await
+        .unwrap();
+        Client {
+            socket,
+            id: String::new(),
+            resume_token: None,
+        }
+    }
+
+    /// Somebody who is in the room.
+    pub async fn join(&self, room: &str, name: &str) -> Client {
+        self.enter(room, name, false).await
+    }
+
+    /// Somebody who is in the room and can come back when their connection is lost.
+    pub async fn join_resumable(&self, room: &str, name: &str) -> Client {
+        self.enter(room, name, true).await
+    }
+
+    async fn enter(&self, room: &str, name: &str, resumable: bool) -> Client {
+        let mut client = self.socket().await;
+        client
+            .send(json!({ "type": "join", "roomId": room, "name": name, "resumable": resumable }))
+            .await;
+        let own = client.expect("participant-joined").await;
+        assert_eq!(own["name"], name);
+        client.id = own["participantId"].as_str().unwrap().to_owned();
+        client.resume_token = own["resumeToken"].as_str().map(str::to_owned);
+        client
+    }
+
+    /// The code that refuses a join.
+    pub async fn refusal(&self, room: &str) -> String {
+        let mut client = self.socket().await;
+        client
+            .send(json!({ "type": "join", "roomId": room, "name": "Nina" }))
+            .await;
+        client.expect("error").await["code"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// The kinds and main facts of all events of the app so far, in the order of their numbers.
+    pub async fn events(&self) -> Vec<Value> {
+        let rows: Vec<(String,)> =
+            sqlx::query_as("select body from events order by meeting_id, seq")
+                .fetch_all(&self.pool)
+                .await
+                .unwrap();
+        rows.into_iter()
+            .map(|(body,)| serde_json::from_str(&body).unwrap())
+            .collect()
+    }
+
+    /// Waits until `kind` is among the events, and returns the kinds of all.
+    pub async fn events_until(&self, kind: &str) -> Vec<String> {
+        soon(kind, async {
+            loop {
+                let kinds: Vec<String> = self
+                    .events()
+                    .await
+                    .iter()
+                    .map(|event| event["event"].as_str().unwrap().to_owned())
+                    .collect();
+                if kinds.iter().any(|known| known == kind) {
+                    return kinds;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    }
+}
+
+async fn tenant(
+    db: &Db,
+    clock: &Clock,
+    master_key: &MasterKey,
+    name: &str,
+    is_default: bool,
+) -> Tenant {
+    let key = SecretKey::generate(&mut rand::rng());
+    let webhook_secret = SigningSecret::generate(&mut rand::rng());
+    let new = NewApp {
+        name: name.parse().unwrap(),
+        key: key.clone(),
+        webhook_secret: webhook_secret.clone(),
+        is_default,
+    };
+    let mut conn = db.system().await.unwrap();
+    let app = apps::create(&mut conn, &new, master_key, clock.now(), &mut rand::rng())
+        .await
+        .unwrap();
+    Tenant {
+        app,
+        key: key.reveal().to_owned(),
+        webhook_secret,
+    }
+}
+
+/// A client on a real WebSocket.
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Who it is in its meeting.
+    pub id: String,
+    /// What brings it back.
+    pub resume_token: Option<String>,
+}
+
+impl Client {
+    pub async fn send(&mut self, frame: Value) {
+        self.send_text(&frame.to_string()).await;
+    }
+
+    pub async fn send_text(&mut self, text: &str) {
+        soon("a send", self.socket.send(Message::text(text)))
+            .await
+            .unwrap();
+    }
+
+    /// The next frame; `None` when the socket is closed.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            match soon("a frame", self.socket.next()).await {
+                Some(Ok(Message::Text(text))) => {
+                    let frame = serde_json::from_str(&text).unwrap();
+                    asyncapi::check_server_frame(&frame);
+                    return Some(frame);
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(other)) => panic!("an unexpected message: {other:?}"),
+            }
+        }
+    }
+
+    /// The next frame, which is of this type.
+    pub async fn expect(&mut self, kind: &str) -> Value {
+        let frame = self
+            .next()
+            .await
+            .unwrap_or_else(|| panic!("{kind} was expected, and the socket closed"));
+        assert_eq!(frame["type"], kind, "{frame}");
+        frame
+    }
+
+    /// Why it is over for this client; the socket closes after that.
+    pub async fn ended(&mut self) -> String {
+        let reason = self.expect("ended").await["reason"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert_eq!(self.next().await, None, "the server closes");
+        reason
+    }
+
+    /// Whether the server answers this client as one who is in, with nothing else said before.
+    pub async fn is_in(&mut self) -> bool {
+        self.send(json!({ "type": "chat", "text": "still here" }))
+            .await;
+        let frame = self.expect("chat").await;
+        frame["participantId"] == self.id.as_str()
+    }
+
+    /// Closes the socket as a page that is left does.
+    pub async fn close(mut self, code: u16) {
+        let frame = CloseFrame {
+            code: code.into(),
+            reason: "".into(),
+        };
+        self.socket.close(Some(frame)).await.unwrap();
+        while self.next().await.is_some() {}
+    }
+
+    /// Loses the connection, as a network that is cut does.
+    pub fn cut(self) {
+        drop(self.socket);
+    }
+}

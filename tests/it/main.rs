@@ -1,0 +1,14 @@
+//! The integration tests: one binary, a real Postgres with a database per test, real HTTP and WebSockets.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+mod app;
+mod apps;
+mod asyncapi;
+mod database;
+mod deadlines;
+mod meetings;
+mod receiver;
+mod rooms;
+mod signaling;
+mod webhooks;

@@ -1,0 +1,210 @@
+//! The signaling socket: who hears what, and what a wrong frame comes to.
+
+use plenum::id::ParticipantId;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::app::TestApp;
+
+#[sqlx::test]
+async fn a_newcomer_hears_of_themself_first_then_of_the_others_who_hear_of_them(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let mut ann = test.join("standup", "Ann").await;
+    let mut ben = test.join("standup", "Ben").await;
+    let mut cem = test.join("standup", "Cem").await;
+    ann.id.parse::<ParticipantId>().unwrap();
+
+    let frame = ben.expect("participant-joined").await;
+    assert_eq!(
+        (&frame["participantId"], &frame["name"]),
+        (&json!(ann.id), &json!("Ann"))
+    );
+    for (earlier, name) in [(&ann.id, "Ann"), (&ben.id, "Ben")] {
+        let frame = cem.expect("participant-joined").await;
+        assert_eq!(
+            (&frame["participantId"], &frame["name"]),
+            (&json!(earlier), &json!(name)),
+            "in order of their joins"
+        );
+        assert_eq!(frame["resumeToken"], Value::Null);
+    }
+    for (newcomer, name) in [(&ben.id, "Ben"), (&cem.id, "Cem")] {
+        let frame = ann.expect("participant-joined").await;
+        assert_eq!(
+            frame,
+            json!({
+                "type": "participant-joined", "roomId": "standup", "participantId": newcomer, "name": name,
+                "isModerator": false, "isMuted": false, "isVideoOff": false,
+                "timestamp": test.now().timestamp_millis(),
+            })
+        );
+    }
+}
+
+#[sqlx::test]
+async fn chat_reaches_everybody_the_writer_included(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let mut ann = test.join("standup", "Ann").await;
+    let mut ben = test.join("standup", "Ben").await;
+    ann.expect("participant-joined").await;
+    ben.expect("participant-joined").await;
+    let long = "ä".repeat(4096);
+    ann.send(json!({ "type": "chat", "text": long, "replyTo": "1-x" }))
+        .await;
+    for client in [&mut ann, &mut ben] {
+        let frame = client.expect("chat").await;
+        assert_eq!(
+            (&frame["text"], &frame["replyTo"]),
+            (&json!(long), &json!("1-x"))
+        );
+    }
+    for wrong in ["", "  ", &format!("{long}a")] {
+        ann.send(json!({ "type": "chat", "text": wrong })).await;
+        let error = ann.expect("error").await;
+        assert_eq!(error["code"], "INVALID_MESSAGE");
+        assert!(
+            error["message"].as_str().unwrap().contains("1 to 4096"),
+            "{error}"
+        );
+    }
+}
+
+#[sqlx::test]
+async fn the_others_hear_what_changes_of_somebodys_devices(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let mut ann = test.join("standup", "Ann").await;
+    let mut ben = test.join("standup", "Ben").await;
+    ann.expect("participant-joined").await;
+    ben.expect("participant-joined").await;
+    for (change, now) in [
+        (json!({ "isMuted": true }), json!([true, false, false])),
+        (json!({ "isHandRaised": true }), json!([true, false, true])),
+        (json!({ "isMuted": false }), json!([false, false, true])),
+    ] {
+        let mut frame = change;
+        frame["type"] = json!("participant-updated");
+        ann.send(frame).await;
+        let heard = ben.expect("participant-updated").await;
+        assert_eq!(
+            json!([heard["isMuted"], heard["isVideoOff"], heard["isHandRaised"]]),
+            now
+        );
+        assert_eq!(heard["participantId"], ann.id.as_str());
+    }
+    // A latecomer sees how things are.
+    let mut cem = test.join("standup", "Cem").await;
+    assert_eq!(cem.expect("participant-joined").await["isMuted"], false);
+    assert!(
+        ann.expect("participant-joined").await["name"] == "Cem",
+        "and the writer heard nothing of it"
+    );
+}
+
+#[sqlx::test]
+async fn a_wrong_frame_is_answered_with_what_is_wrong_and_the_socket_stays(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let mut client = test.socket().await;
+    for (text, code) in [
+        ("hello", "INVALID_MESSAGE"),
+        ("null", "INVALID_MESSAGE"),
+        ("{}", "INVALID_MESSAGE"),
+        (r#"{"type":7}"#, "INVALID_MESSAGE"),
+        (r#"{"type":"dance"}"#, "UNKNOWN_MESSAGE_TYPE"),
+        (r#"{"type":"participant-left"}"#, "UNKNOWN_MESSAGE_TYPE"),
+        (r#"{"type":"join","roomId":"standup"}"#, "INVALID_MESSAGE"),
+        (
+            r#"{"type":"join","roomId":"standup","name":"  "}"#,
+            "INVALID_MESSAGE",
+        ),
+        (
+            r#"{"type":"join","roomId":"nowhere","name":"Ann"}"#,
+            "ROOM_NOT_FOUND",
+        ),
+        (
+            r#"{"type":"join","roomId":"no such name!","name":"Ann"}"#,
+            "ROOM_NOT_FOUND",
+        ),
+        (r#"{"type":"chat","text":"hi"}"#, "NOT_JOINED"),
+        (
+            r#"{"type":"offer","targetId":"sfu","sdp":"v=0"}"#,
+            "NOT_JOINED",
+        ),
+        (
+            r#"{"type":"resume","roomId":"standup","resumeToken":"0"}"#,
+            "RESUME_FAILED",
+        ),
+    ] {
+        client.send_text(text).await;
+        let error = client.expect("error").await;
+        assert_eq!(
+            (&error["code"], &error["roomId"], &error["participantId"]),
+            (&json!(code), &json!(""), &json!("")),
+            "{text}"
+        );
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
+    client.send(json!({ "type": "leave" })).await;
+    client
+        .send(json!({ "type": "join", "roomId": "standup", "name": "Ann" }))
+        .await;
+    client.expect("participant-joined").await;
+    client
+        .send(json!({ "type": "join", "roomId": "standup", "name": "Ann" }))
+        .await;
+    assert_eq!(client.expect("error").await["code"], "ALREADY_JOINED");
+    client
+        .send(json!({ "type": "offer", "targetId": "sfu", "sdp": "not a description" }))
+        .await;
+    assert_eq!(client.expect("error").await["code"], "NEGOTIATION_FAILED");
+    client
+        .send(json!({ "type": "offer", "targetId": "ann", "sdp": "v=0" }))
+        .await;
+    assert_eq!(client.expect("error").await["code"], "INVALID_MESSAGE");
+}
+
+#[sqlx::test]
+async fn whoever_leaves_may_come_back_on_the_same_socket_as_somebody_new(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let mut ann = test.join("standup", "Ann").await;
+    let mut ben = test.join("standup", "Ben").await;
+    ben.expect("participant-joined").await;
+    ann.expect("participant-joined").await;
+    ben.send(json!({ "type": "leave" })).await;
+    assert_eq!(
+        ann.expect("participant-left").await["participantId"],
+        ben.id.as_str()
+    );
+    ben.send(json!({ "type": "join", "roomId": "standup", "name": "Ben" }))
+        .await;
+    let again = ben.expect("participant-joined").await;
+    assert_ne!(again["participantId"], ben.id.as_str());
+    assert_eq!(
+        ann.expect("participant-joined").await["participantId"],
+        again["participantId"]
+    );
+}
+
+#[sqlx::test]
+async fn a_room_is_found_only_on_its_own_apps_host(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let other = test.another_app("other").await;
+    let (_, room) = test
+        .call(
+            &other,
+            reqwest::Method::POST,
+            "/api/v1/room",
+            Some(&json!({ "roomName": "theirs" })),
+        )
+        .await;
+    assert_eq!(room["roomName"], "theirs");
+    assert_eq!(
+        test.refusal("theirs").await,
+        "ROOM_NOT_FOUND",
+        "the default app answers on loopback"
+    );
+}
