@@ -731,3 +731,6 @@ fn go_away(
 pub const RESUME_WINDOW: TimeDelta = TimeDelta::seconds(30);
 /// How long a meeting waits for somebody once nobody is in.
 pub const END_WHEN_EMPTY_AFTER: TimeDelta = TimeDelta::seconds(10);
+
+#[cfg(test)]
+mod tests;

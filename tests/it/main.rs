@@ -5,6 +5,7 @@
 mod app;
 mod apps;
 mod asyncapi;
+mod cli;
 mod database;
 mod deadlines;
 mod meetings;

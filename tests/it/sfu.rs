@@ -11,7 +11,8 @@ use rtc::{
     interceptor::Registry,
     rtp,
     rtp_transceiver::rtp_sender::{
-        RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+        RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters,
+        RtpCodecKind,
     },
 };
 use tokio::{
@@ -25,9 +26,9 @@ use webrtc::{
         track_remote::{TrackRemote, TrackRemoteEvent},
     },
     peer_connection::{
-        MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfigurationBuilder,
-        RTCIceGatheringState, RTCPeerConnectionState, RTCSdpType, RTCSessionDescription,
-        register_default_interceptors,
+        MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler,
+        RTCConfigurationBuilder, RTCIceGatheringState, RTCPeerConnectionState, RTCSdpType,
+        RTCSessionDescription, register_default_interceptors,
     },
     rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit},
 };
@@ -41,12 +42,18 @@ fn participant(n: u8) -> ParticipantId {
 }
 
 fn start() -> (Sfu, mpsc::Receiver<Event>) {
-    let config = Config { media_port_base: 0, media_addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()] };
+    let config = Config {
+        media_port_base: 0,
+        media_addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
+    };
     Sfu::start(&config).unwrap()
 }
 
 /// Reads events until one of this kind comes.
-async fn until<T>(events: &mut mpsc::Receiver<Event>, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
+async fn until<T>(
+    events: &mut mpsc::Receiver<Event>,
+    mut wanted: impl FnMut(&Event) -> Option<T>,
+) -> T {
     let search = async {
         loop {
             let event = events.recv().await.expect("the worker runs");
@@ -59,7 +66,10 @@ async fn until<T>(events: &mut mpsc::Receiver<Event>, mut wanted: impl FnMut(&Ev
 }
 
 async fn connected(events: &mut mpsc::Receiver<Event>, n: u8) {
-    let wanted = Event::Connected { meeting: MEETING, peer: participant(n) };
+    let wanted = Event::Connected {
+        meeting: MEETING,
+        peer: participant(n),
+    };
     until(events, |event| (*event == wanted).then_some(())).await;
 }
 
@@ -122,19 +132,32 @@ fn codec(kind: RtpCodecKind) -> RTCRtpCodec {
 
 fn local_track(kind: RtpCodecKind, stream: u32) -> Arc<TrackLocalStaticRTP> {
     let encoding = RTCRtpEncodingParameters {
-        rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(stream), ..Default::default() },
+        rtp_coding_parameters: RTCRtpCodingParameters {
+            ssrc: Some(stream),
+            ..Default::default()
+        },
         codec: codec(kind),
         ..Default::default()
     };
     let name = format!("{kind}-{stream}");
-    Arc::new(TrackLocalStaticRTP::new(MediaStreamTrack::new(name.clone(), name.clone(), name, kind, vec![encoding])))
+    Arc::new(TrackLocalStaticRTP::new(MediaStreamTrack::new(
+        name.clone(),
+        name.clone(),
+        name,
+        kind,
+        vec![encoding],
+    )))
 }
 
 impl Client {
     async fn new(n: u8) -> Self {
         let mut engine = MediaEngine::default();
         for (kind, payload_type) in [(RtpCodecKind::Audio, 111), (RtpCodecKind::Video, 96)] {
-            let parameters = RTCRtpCodecParameters { rtp_codec: codec(kind), payload_type, ..Default::default() };
+            let parameters = RTCRtpCodecParameters {
+                rtp_codec: codec(kind),
+                payload_type,
+                ..Default::default()
+            };
             engine.register_codec(parameters, kind).unwrap();
         }
         let interceptors = register_default_interceptors(Registry::new(), &mut engine).unwrap();
@@ -142,7 +165,12 @@ impl Client {
         let (received_in, received) = mpsc::channel(10_000);
         let (states_in, states) = mpsc::channel(100);
         let tasks = tokio_util::task::TaskTracker::new();
-        let handler = Handler { gathered: gathered_in, received: received_in, states: states_in, tasks };
+        let handler = Handler {
+            gathered: gathered_in,
+            received: received_in,
+            states: states_in,
+            tasks,
+        };
         let connection = PeerConnectionBuilder::new()
             .with_configuration(RTCConfigurationBuilder::new().build())
             .with_media_engine(engine)
@@ -153,17 +181,40 @@ impl Client {
             .await
             .unwrap();
         let streams = (u32::from(n) * 10, u32::from(n) * 10 + 1);
-        let (audio, video) = (local_track(RtpCodecKind::Audio, streams.0), local_track(RtpCodecKind::Video, streams.1));
+        let (audio, video) = (
+            local_track(RtpCodecKind::Audio, streams.0),
+            local_track(RtpCodecKind::Video, streams.1),
+        );
         for track in [&audio, &video] {
-            let init = RTCRtpTransceiverInit { direction: RTCRtpTransceiverDirection::Sendonly, ..Default::default() };
+            let init = RTCRtpTransceiverInit {
+                direction: RTCRtpTransceiverDirection::Sendonly,
+                ..Default::default()
+            };
             let track = Arc::clone(track) as Arc<dyn TrackLocal>;
-            connection.add_transceiver_from_track(track, Some(init)).await.unwrap();
+            connection
+                .add_transceiver_from_track(track, Some(init))
+                .await
+                .unwrap();
         }
         for kind in [RtpCodecKind::Audio, RtpCodecKind::Video] {
-            let init = RTCRtpTransceiverInit { direction: RTCRtpTransceiverDirection::Recvonly, ..Default::default() };
-            connection.add_transceiver_from_kind(kind, Some(init)).await.unwrap();
+            let init = RTCRtpTransceiverInit {
+                direction: RTCRtpTransceiverDirection::Recvonly,
+                ..Default::default()
+            };
+            connection
+                .add_transceiver_from_kind(kind, Some(init))
+                .await
+                .unwrap();
         }
-        Self { connection: Arc::new(connection), audio, video, streams, gathered, received, states }
+        Self {
+            connection: Arc::new(connection),
+            audio,
+            video,
+            streams,
+            gathered,
+            received,
+            states,
+        }
     }
 
     /// Offers, after `edit` has changed the offer on its way, and takes the answer.
@@ -177,7 +228,10 @@ impl Client {
             meeting: MEETING,
             peer: participant(n),
             offer: edit(offer),
-            tracks: vec![("0".to_owned(), Source::Microphone), ("1".to_owned(), Source::Camera)],
+            tracks: vec![
+                ("0".to_owned(), Source::Microphone),
+                ("1".to_owned(), Source::Camera),
+            ],
             allowed: HashSet::from([Source::Microphone, Source::Camera]),
             reply,
         };
@@ -185,7 +239,10 @@ impl Client {
         let sdp = timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap();
         let answer = RTCSessionDescription::answer(sdp).unwrap();
         assert_eq!(answer.sdp_type, RTCSdpType::Answer);
-        self.connection.set_remote_description(answer).await.unwrap();
+        self.connection
+            .set_remote_description(answer)
+            .await
+            .unwrap();
     }
 
     /// Sends one packet of each kind; every tenth video packet begins a key frame.
@@ -193,7 +250,12 @@ impl Client {
         let key = u8::from(!sequence.is_multiple_of(10));
         for (track, payload_type, stream, payload) in [
             (&self.audio, 111, self.streams.0, vec![0xfc; 80]),
-            (&self.video, 96, self.streams.1, [&[0x10, key], &[7; 900][..]].concat()),
+            (
+                &self.video,
+                96,
+                self.streams.1,
+                [&[0x10, key], &[7; 900][..]].concat(),
+            ),
         ] {
             let header = rtp::Header {
                 version: 2,
@@ -203,7 +265,13 @@ impl Client {
                 ssrc: stream,
                 ..Default::default()
             };
-            track.write_rtp(rtp::Packet { header, payload: payload.into() }).await.unwrap();
+            track
+                .write_rtp(rtp::Packet {
+                    header,
+                    payload: payload.into(),
+                })
+                .await
+                .unwrap();
         }
     }
 
@@ -258,10 +326,20 @@ async fn clients_of_another_library_see_and_hear_each_other() {
     flow(&ann, &mut bob, 50).await;
     flow(&bob, &mut ann, 50).await;
     let slots = vec![
-        SlotView { mid: "2".to_owned(), shows: Some((participant(1), Source::Microphone)) },
-        SlotView { mid: "3".to_owned(), shows: Some((participant(1), Source::Camera)) },
+        SlotView {
+            mid: "2".to_owned(),
+            shows: Some((participant(1), Source::Microphone)),
+        },
+        SlotView {
+            mid: "3".to_owned(),
+            shows: Some((participant(1), Source::Camera)),
+        },
     ];
-    let full = Event::Slots { meeting: MEETING, peer: participant(2), slots };
+    let full = Event::Slots {
+        meeting: MEETING,
+        peer: participant(2),
+        slots,
+    };
     until(&mut events, |event| (*event == full).then_some(())).await;
 
     ann.connection.close().await.unwrap();
@@ -270,7 +348,11 @@ async fn clients_of_another_library_see_and_hear_each_other() {
         _ => None,
     });
     assert_eq!(lost.await, LostReason::Closed);
-    sfu.send(Command::Remove { meeting: MEETING, peer: participant(1) }).unwrap();
+    sfu.send(Command::Remove {
+        meeting: MEETING,
+        peer: participant(1),
+    })
+    .unwrap();
     let empty = until(&mut events, |event| match event {
         Event::Slots { peer, slots, .. } if *peer == participant(2) => {
             slots.iter().all(|slot| slot.shows.is_none()).then_some(())
@@ -285,12 +367,22 @@ async fn clients_of_another_library_see_and_hear_each_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_with_another_certificate_than_its_offer_named_gets_nothing() {
     let (sfu, mut events) = start();
-    let (mut ann, mut bob, mut eve) = (Client::new(1).await, Client::new(2).await, Client::new(3).await);
+    let (mut ann, mut bob, mut eve) = (
+        Client::new(1).await,
+        Client::new(2).await,
+        Client::new(3).await,
+    );
     ann.join(&sfu, 1, |offer| offer).await;
     bob.join(&sfu, 2, |offer| offer).await;
     let forged = format!("a=fingerprint:sha-256 {}", ["AB"; 32].join(":"));
     let forge = |offer: String| {
-        let lines = offer.lines().map(|line| if line.starts_with("a=fingerprint:") { &forged } else { line });
+        let lines = offer.lines().map(|line| {
+            if line.starts_with("a=fingerprint:") {
+                &forged
+            } else {
+                line
+            }
+        });
         lines.flat_map(|line| [line, "\r\n"]).collect()
     };
     eve.join(&sfu, 3, forge).await;
@@ -305,7 +397,10 @@ async fn a_client_with_another_certificate_than_its_offer_named_gets_nothing() {
     sfu.send(Command::Close { meeting: MEETING }).unwrap();
     sfu.stop();
     while let Some(event) = events.recv().await {
-        assert!(!matches!(event, Event::Published { peer, .. } if peer == participant(3)), "{event:?}");
+        assert!(
+            !matches!(event, Event::Published { peer, .. } if peer == participant(3)),
+            "{event:?}"
+        );
     }
     // What it takes its connection for does not matter, as long as nothing came over it.
     while eve.states.try_recv().is_ok() {}
@@ -325,8 +420,18 @@ async fn a_bad_offer_is_answered_with_its_reason() {
         reply,
     };
     sfu.send(command).unwrap();
-    let error = timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap_err();
-    assert!(error.to_string().starts_with("the offer is not valid SDP"), "{error}");
+    let error = timeout(PATIENCE, answer)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        error.to_string().starts_with("the offer is not valid SDP"),
+        "{error}"
+    );
     sfu.stop();
-    assert!(sfu.send(Command::Close { meeting: MEETING }).is_err(), "it has stopped");
+    assert!(
+        sfu.send(Command::Close { meeting: MEETING }).is_err(),
+        "it has stopped"
+    );
 }

@@ -1,0 +1,302 @@
+//! A meeting in virtual time: whole scenarios, and what holds in any.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    id::{AppId, RoomId},
+    rooms::{Privacy, Rules},
+    webhooks::RoomUrls,
+};
+
+/// A meeting with its history.
+struct Simulated {
+    state: State,
+    now: DateTime<Utc>,
+    facts: Vec<Fact>,
+    joins: u8,
+}
+
+fn start() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_900_000_000, 0).unwrap()
+}
+
+fn id(number: u8) -> ParticipantId {
+    ParticipantId::from_bytes([number; 12])
+}
+
+impl Simulated {
+    fn new(rules: Rules) -> Self {
+        let room = Room {
+            id: RoomId::from_bytes([1; 12]),
+            app_id: AppId::from_bytes([2; 12]),
+            name: "standup".parse().unwrap(),
+            rules,
+            webhooks: RoomUrls::default(),
+            created_at: start(),
+        };
+        let state = State {
+            id: MeetingId::from_bytes([3; 12]),
+            status: Status::Open,
+            room,
+            participants: Vec::new(),
+            participant_count: 0,
+            created_at: start(),
+            started_at: None,
+            empty_since: Some(start()),
+            next_seq: 1,
+        };
+        Self { state, now: start(), facts: Vec::new(), joins: 0 }
+    }
+
+    fn input(&mut self, input: &Input) -> Result<Decision, Refusal> {
+        let decision = decide(&self.state, input, self.now)?;
+        for fact in &decision.facts {
+            apply(&mut self.state, fact);
+        }
+        self.facts.extend(decision.facts.iter().cloned());
+        Ok(decision)
+    }
+
+    /// Somebody new tries to join; the newcomers are numbered from 1.
+    fn join(&mut self, resumable: bool) -> Result<Decision, Refusal> {
+        self.joins += 1;
+        let room = self.state.room.clone();
+        let resume = resumable.then_some([self.joins; 32]);
+        let name = format!("p{}", self.joins);
+        self.input(&Input::Join(Box::new(JoinRequest { participant: id(self.joins), name, resume, room })))
+    }
+
+    /// Time goes by, and what becomes due fires at its instant, or `late` after it.
+    fn advance(&mut self, by: TimeDelta, late: TimeDelta) {
+        let end = self.now + by;
+        while let Some(due) = self.state.deadlines().into_values().min().filter(|due| *due + late <= end) {
+            self.now = self.now.max(due + late);
+            self.fire();
+        }
+        self.now = end;
+    }
+
+    /// Fires what is due, the oldest first, as the owner does; what that makes due fires next.
+    fn fire(&mut self) {
+        for _ in 0..10 {
+            let mut due: Vec<_> = self.state.deadlines().into_iter().filter(|(_, due)| *due <= self.now).collect();
+            if due.is_empty() {
+                return;
+            }
+            due.sort_by_key(|(_, due)| *due);
+            for (key, _) in due {
+                let _ = self.input(&Input::Due(key)); // refused once the meeting has ended
+            }
+        }
+        panic!("a deadline that fired is still due: its owner would fire it for ever");
+    }
+
+    /// The stays that ended: who, for how many milliseconds, why.
+    fn stays(&self) -> Vec<(ParticipantId, i64, LeaveReason)> {
+        let stay = |fact: &Fact| match fact {
+            Fact::Left { participant, at, reason } => {
+                Some((participant.id, (*at - participant.joined_at).num_milliseconds(), *reason))
+            }
+            _ => None,
+        };
+        self.facts.iter().filter_map(stay).collect()
+    }
+
+    fn end(&self) -> Option<(DateTime<Utc>, EndReason)> {
+        self.facts.iter().find_map(|fact| match fact {
+            Fact::Ended { at, reason } => Some((*at, *reason)),
+            _ => None,
+        })
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        privacy: Privacy::Public,
+        expires_at: None,
+        eject_at_expiry: false,
+        eject_after: None,
+        max_participants: None,
+        auto_join: false,
+    }
+}
+
+fn seconds(seconds: i64) -> TimeDelta {
+    TimeDelta::seconds(seconds)
+}
+
+#[test]
+fn a_meeting_that_nobody_came_into_is_abandoned_and_nobody_is_told() {
+    let mut meeting = Simulated::new(rules());
+    meeting.advance(seconds(10), TimeDelta::zero());
+    assert_eq!(meeting.state.status, Status::Ended);
+    assert!(meeting.facts.iter().all(|fact| !fact.is_announced()), "{:?}", meeting.facts);
+}
+
+#[test]
+fn what_fires_late_is_dated_when_it_was_due() {
+    let mut meeting = Simulated::new(Rules { eject_after: Some(seconds(60)), ..rules() });
+    meeting.join(false).unwrap();
+    meeting.advance(seconds(300), seconds(90));
+    assert_eq!(meeting.stays(), [(id(1), 60_000, LeaveReason::TimeLimit)]);
+    assert_eq!(meeting.end(), Some((start() + seconds(70), EndReason::Empty)));
+}
+
+#[test]
+fn after_a_crash_those_who_can_come_back_have_half_a_minute_and_the_others_left_when_it_happened() {
+    let mut meeting = Simulated::new(rules());
+    meeting.join(true).unwrap();
+    meeting.join(true).unwrap();
+    meeting.join(false).unwrap();
+    meeting.now += seconds(100);
+    meeting.input(&Input::Claimed { renewed_at: start() + seconds(90) }).unwrap();
+    assert_eq!(meeting.stays(), [(id(3), 90_000, LeaveReason::ServerCrash)]);
+    meeting.advance(seconds(29), TimeDelta::zero());
+    meeting.input(&Input::Resume { hash: [1; 32] }).unwrap();
+    meeting.advance(seconds(1), TimeDelta::zero());
+    assert_eq!(meeting.stays()[1..], [(id(2), 90_000, LeaveReason::ServerCrash)]);
+    assert_eq!(meeting.state.participants.len(), 1);
+    assert_eq!(meeting.input(&Input::Resume { hash: [2; 32] }).err(), Some(Refusal::ResumeFailed));
+}
+
+#[test]
+fn whoever_was_away_before_a_crash_left_at_the_loss_of_their_own_connection() {
+    let mut meeting = Simulated::new(rules());
+    meeting.join(true).unwrap();
+    meeting.now += seconds(50);
+    meeting.input(&Input::Disconnected { participant: id(1) }).unwrap();
+    meeting.now += seconds(20);
+    meeting.input(&Input::Claimed { renewed_at: start() + seconds(65) }).unwrap();
+    meeting.advance(seconds(30), TimeDelta::zero());
+    assert_eq!(meeting.stays(), [(id(1), 50_000, LeaveReason::ConnectionLost)]);
+}
+
+#[test]
+fn nobody_who_is_in_is_out_because_the_rules_became_narrower() {
+    let mut meeting = Simulated::new(rules());
+    for _ in 0..3 {
+        meeting.join(false).unwrap();
+    }
+    meeting.state.room.rules.max_participants = Some(2);
+    assert_eq!(meeting.join(false).err(), Some(Refusal::RoomFull));
+    assert_eq!(meeting.state.participants.len(), 3);
+}
+
+#[test]
+fn when_a_meeting_ends_each_is_told_once_and_nobody_hears_of_the_others() {
+    let mut meeting = Simulated::new(rules());
+    meeting.join(true).unwrap();
+    meeting.join(false).unwrap();
+    let at = meeting.now;
+    let decision = meeting.input(&Input::End { reason: EndReason::RoomDeleted, at }).unwrap();
+    let told: Vec<_> = decision
+        .effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::PutOut(participant, reason) => Some((*participant, *reason)),
+            Effect::Unplug(_) => None,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let reason = LeaveReason::Ended(EndReason::RoomDeleted);
+    assert_eq!(told, [(id(1), reason), (id(2), reason)]);
+    assert_eq!(meeting.input(&Input::End { reason: EndReason::Empty, at }).err(), Some(Refusal::MeetingEnded));
+}
+
+/// Something that may happen to a meeting at any time.
+#[derive(Clone, Debug)]
+enum Step {
+    Join { resumable: bool },
+    Leave(u8),
+    Disconnect(u8),
+    Resume(u8),
+    Show(u8),
+    Wait { millis: i64, late: i64 },
+    Crash { for_millis: i64 },
+    End,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let who = 1..12_u8;
+    let step = prop_oneof![
+        4 => any::<bool>().prop_map(|resumable| Step::Join { resumable }),
+        2 => who.clone().prop_map(Step::Leave),
+        2 => who.clone().prop_map(Step::Disconnect),
+        2 => who.clone().prop_map(Step::Resume),
+        1 => who.prop_map(Step::Show),
+        4 => (0..40_000_i64, 0..3_000_i64).prop_map(|(millis, late)| Step::Wait { millis, late }),
+        1 => (0..60_000_i64).prop_map(|for_millis| Step::Crash { for_millis }),
+        1 => Just(Step::End),
+    ];
+    proptest::collection::vec(step, 0..60)
+}
+
+proptest! {
+    #[test]
+    fn in_any_meeting_places_are_kept_stays_are_whole_and_nothing_is_early(
+        steps in steps(),
+        places in proptest::option::of(1..4_u32),
+        limit in proptest::option::of(1..90_i64),
+    ) {
+        let rules = Rules { max_participants: places, eject_after: limit.map(seconds), ..rules() };
+        let mut meeting = Simulated::new(rules);
+        let mut alive = meeting.now;
+        for step in steps {
+            match step {
+                Step::Join { resumable } => drop(meeting.join(resumable)),
+                Step::Leave(who) => drop(meeting.input(&Input::Leave { participant: id(who) })),
+                Step::Disconnect(who) => drop(meeting.input(&Input::Disconnected { participant: id(who) })),
+                Step::Resume(who) => drop(meeting.input(&Input::Resume { hash: [who; 32] })),
+                Step::Show(who) => {
+                    let change = ShownChange { is_muted: Some(true), ..ShownChange::default() };
+                    drop(meeting.input(&Input::Show { participant: id(who), change }));
+                }
+                Step::Wait { millis, late } => {
+                    meeting.advance(TimeDelta::milliseconds(millis), TimeDelta::milliseconds(late));
+                    meeting.fire();
+                }
+                Step::Crash { for_millis } => {
+                    meeting.now += TimeDelta::milliseconds(for_millis);
+                    drop(meeting.input(&Input::Claimed { renewed_at: alive }));
+                    meeting.fire();
+                }
+                Step::End => drop(meeting.input(&Input::End { reason: EndReason::RoomDeleted, at: meeting.now })),
+            }
+            alive = meeting.now;
+            let present = meeting.state.participants.len();
+            prop_assert!(places.is_none_or(|places| present <= places as usize), "{present} in {places:?} places");
+        }
+
+        let mut open = BTreeMap::new();
+        let (mut announced, mut ended) = (0, false);
+        for fact in &meeting.facts {
+            prop_assert!(!ended, "a fact after the end: {fact:?}");
+            announced += i64::from(fact.is_announced());
+            match fact {
+                Fact::Joined(participant) => {
+                    prop_assert!(announced > 1, "joined before the meeting started");
+                    prop_assert!(open.insert(participant.id, participant.joined_at).is_none());
+                }
+                Fact::Left { participant, at, reason } => {
+                    let joined_at = open.remove(&participant.id);
+                    prop_assert_eq!(joined_at, Some(participant.joined_at), "left without having joined");
+                    let stay = *at - participant.joined_at;
+                    prop_assert!(stay >= TimeDelta::zero() && *at <= meeting.now);
+                    if *reason == LeaveReason::TimeLimit {
+                        prop_assert_eq!(Some(stay), limit.map(seconds), "on the second, never early");
+                    }
+                }
+                Fact::Ended { .. } | Fact::Abandoned { .. } => ended = true,
+                Fact::Started { .. } => prop_assert_eq!(announced, 1, "started once, and first"),
+                Fact::WentAway { .. } | Fact::CameBack { .. } | Fact::Showed { .. } | Fact::Ruled(_) => {}
+            }
+        }
+        prop_assert_eq!(meeting.state.next_seq, announced + 1);
+        prop_assert_eq!(open.len(), meeting.state.participants.len());
+        prop_assert_eq!(ended, meeting.state.status == Status::Ended);
+        prop_assert!(!ended || open.is_empty(), "nobody is left inside a meeting that ended");
+    }
+}
