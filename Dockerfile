@@ -31,7 +31,8 @@ USER plenum
 WORKDIR /var/lib/plenum
 ENV PLENUM_BIND=0.0.0.0:8080 \
     PLENUM_DATA_DIR=/var/lib/plenum \
-    PLENUM_MEDIA_PORT_BASE=40000
+    PLENUM_MEDIA_PORT_BASE=40000 \
+    PLENUM_MEDIA_BIND=0.0.0.0
 VOLUME /var/lib/plenum
 EXPOSE 8080/tcp 40000/udp
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \

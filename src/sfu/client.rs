@@ -60,6 +60,8 @@ pub enum Received {
         sequence: u64,
         /// Its timestamp.
         timestamp: u32,
+        /// Its audio level extension, as it came (RFC 6464).
+        audio_level: Option<u8>,
         /// Its payload.
         payload: Vec<u8>,
     },
@@ -128,8 +130,8 @@ impl Client {
             mids.join(" ")
         );
         for ((mid, line), stream) in mids.iter().zip(&self.lines).zip(&self.streams) {
-            let (kind, number, codec, feedback) = match line.kind() {
-                Kind::Audio => ("audio", AUDIO, "opus/48000/2", ""),
+            let (kind, number, codec, options) = match line.kind() {
+                Kind::Audio => ("audio", AUDIO, "opus/48000/2", LEVEL),
                 Kind::Video => (
                     "video",
                     VIDEO,
@@ -145,7 +147,8 @@ impl Client {
             offer.push_str(&format!(
                 "m={kind} 9 UDP/TLS/RTP/SAVPF {number}\r\nc=IN IP4 0.0.0.0\r\na=mid:{mid}\r\na={direction}\r\n\
                  a=ice-ufrag:{ufrag}\r\na=ice-pwd:{PASSWORD}\r\na=fingerprint:{fingerprint}\r\na=setup:actpass\r\n\
-                 a=rtcp-mux\r\na=rtcp-rsize\r\na=rtpmap:{number} {codec}\r\n{feedback}{source}"
+                 a=rtcp-mux\r\na=rtcp-rsize\r\na=rtpmap:{number} {codec}\r\n\
+                 a=extmap:{MID} urn:ietf:params:rtp-hdrext:sdes:mid\r\n{options}{source}"
             ));
         }
         offer
@@ -161,6 +164,18 @@ impl Client {
             self.lines.push(*line);
             self.streams.push(next);
             self.slots.push(None);
+        }
+    }
+
+    /// Starts ICE again with the next offer.
+    pub fn restart_ice(&mut self) {
+        self.ufrag.push('r');
+    }
+
+    /// Goes on as another stream on this m-line, which the next offer announces.
+    pub fn renew_stream(&mut self, line: usize) {
+        if let Some(stream) = self.streams.get_mut(line) {
+            *stream = stream.wrapping_add(500);
         }
     }
 
@@ -277,6 +292,9 @@ impl Client {
                 .position(|slot| *slot == Some(header.source))?,
             sequence,
             timestamp: header.timestamp,
+            audio_level: header
+                .extension(datagram, AUDIO_LEVEL)
+                .and_then(|value| value.first().copied()),
             payload: datagram.get(header.length..end)?.to_vec(),
         })
     }
@@ -290,39 +308,36 @@ impl Client {
 
     /// Sends a packet on an m-line: number (16 bits of it are sent), timestamp, and payload. Lost before the connection is up.
     pub fn send_media(&mut self, line: usize, sequence: u64, timestamp: u32, payload: &[u8]) {
-        if let Some(packet) = self.seal_media(line, sequence, timestamp, payload) {
-            self.out.push_back(packet);
-        }
-    }
-
-    fn seal_media(
-        &self,
-        line: usize,
-        sequence: u64,
-        timestamp: u32,
-        payload: &[u8],
-    ) -> Option<Vec<u8>> {
-        let (_, sealer) = self.keys.as_ref()?;
-        let source = *self.streams.get(line)?;
-        let payload_type = match self.lines.get(line)?.kind() {
-            Kind::Audio => AUDIO,
-            Kind::Video => VIDEO,
+        let known = self.lines.get(line).zip(self.streams.get(line));
+        let Some((line, &source)) = known else {
+            return;
         };
-        let mut packet = vec![0; DATAGRAM];
         let header = rtp::Outgoing {
-            payload_type,
+            payload_type: match line.kind() {
+                Kind::Audio => AUDIO,
+                Kind::Video => VIDEO,
+            },
             marker: false,
             sequence: rtp::truncate(sequence),
             timestamp,
             source,
             extension: None,
-        }
-        .write(&mut packet)?;
-        let length = header.checked_add(payload.len())?;
-        packet.get_mut(header..length)?.copy_from_slice(payload);
-        let sealed = sealer.seal_rtp(&mut packet, header, length, source, sequence)?;
-        packet.truncate(sealed);
-        Some(packet)
+        };
+        self.send_packet(&header, sequence, payload);
+    }
+
+    /// Sends a packet with any header.
+    pub(super) fn send_packet(&mut self, header: &rtp::Outgoing, sequence: u64, payload: &[u8]) {
+        let sealed = self.keys.as_ref().and_then(|(_, sealer)| {
+            let mut packet = vec![0; DATAGRAM];
+            let offset = header.write(&mut packet)?;
+            let length = offset.checked_add(payload.len())?;
+            packet.get_mut(offset..length)?.copy_from_slice(payload);
+            let sealed = sealer.seal_rtp(&mut packet, offset, length, header.source, sequence)?;
+            packet.truncate(sealed);
+            Some(packet)
+        });
+        self.out.extend(sealed);
     }
 
     /// Says of a packet that it did not arrive on this m-line.
@@ -426,6 +441,10 @@ impl Client {
 
 const AUDIO: u8 = 111;
 const VIDEO: u8 = 96;
+/// Our numbers of the extensions we use.
+const AUDIO_LEVEL: u8 = 1;
+const MID: u8 = 4;
+const LEVEL: &str = "a=extmap:1 urn:ietf:params:rtp-hdrext:ssrc-audio-level\r\n";
 /// The stream our feedback comes from; nobody looks at it.
 const REPORTER: u32 = 1;
 /// Never used: a lite server sends no checks.

@@ -180,6 +180,7 @@ impl Identity {
             expected,
             keys: None,
             complete: false,
+            patience: HANDSHAKE_DATAGRAMS,
         })
     }
 
@@ -199,6 +200,7 @@ impl Identity {
             expected,
             keys: None,
             complete: false,
+            patience: HANDSHAKE_DATAGRAMS,
         })
     }
 
@@ -226,6 +228,18 @@ pub struct Dtls {
     expected: Vec<Fingerprint>,
     keys: Option<[u8; KEYING_MATERIAL]>,
     complete: bool,
+    /// Handshake datagrams that it will still take.
+    patience: u32,
+}
+
+/// Kind and epoch of the records of a datagram (RFC 6347, section 4.1).
+fn records(mut rest: &[u8]) -> impl Iterator<Item = (u8, u16)> {
+    std::iter::from_fn(move || {
+        let [kind, _, _, e0, e1, _, _, _, _, _, _, l0, l1] = *rest.first_chunk()?;
+        let length = usize::from(u16::from_be_bytes([l0, l1]));
+        rest = rest.get(13..)?.get(length..).unwrap_or_default();
+        Some((kind, u16::from_be_bytes([e0, e1])))
+    })
 }
 
 impl Dtls {
@@ -265,6 +279,20 @@ impl Dtls {
 
 impl Transport for Dtls {
     fn handle_datagram(&mut self, datagram: &[u8], now: Instant) -> Result<(), Ended> {
+        // There are two epochs, and one change from the first to the second. The library would keep records of a third
+        // without end, and believe a second change, which is not encrypted, whoever sends it.
+        if records(datagram)
+            .any(|(kind, epoch)| epoch > 1 || (kind == CHANGE_CIPHER_SPEC && epoch > 0))
+        {
+            return Ok(());
+        }
+        if records(datagram).any(|(kind, _)| kind == HANDSHAKE) {
+            match self.patience.checked_sub(1) {
+                Some(left) => self.patience = left,
+                None if self.complete => return Ok(()),
+                None => return Err(Ended::Handshake),
+            }
+        }
         let datagram = BytesMut::from(datagram);
         let events = match self.contained(|endpoint| endpoint.read(now, REMOTE, None, datagram))? {
             Ok(events) => events,
@@ -322,6 +350,11 @@ impl Transport for Dtls {
 const LABEL: &str = "EXTRACTOR-dtls_srtp";
 /// Time until an unanswered flight is sent again; over this path, most round trips are shorter.
 const FLIGHT_INTERVAL: Duration = Duration::from_millis(250);
+/// Kinds of records.
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const HANDSHAKE: u8 = 22;
+/// Handshake datagrams of a client: a dozen, some of them a few times. The library keeps what is in them.
+const HANDSHAKE_DATAGRAMS: u32 = 100;
 /// Stand-in for our address, which the library repeats and never uses.
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 /// Stand-in for the client's address.
@@ -386,6 +419,53 @@ mod tests {
             Err(Ended::Fingerprint)
         );
         assert_eq!(server.keys(), None);
+    }
+
+    #[test]
+    fn a_complete_connection_outlives_what_anybody_can_send() {
+        let now = Instant::now();
+        let (ours, theirs) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let mut server = ours.accept(fingerprints(&theirs)).unwrap();
+        let mut client = theirs.connect(fingerprints(&ours), now).unwrap();
+        run(&mut client, &mut server, now).1.unwrap();
+        let record = |kind: u8, epoch: u8, body: &[u8]| {
+            let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+            [
+                &[kind, 0xfe, 0xfd, 0, epoch, 0, 0, 0, 0, 0, 99],
+                &length[..],
+                body,
+            ]
+            .concat()
+        };
+        for epoch in [0, 1, 2] {
+            for forged in [
+                record(21, epoch, &[1, 0]),  // close_notify
+                record(21, epoch, &[2, 40]), // handshake failure
+                record(20, epoch, &[1]),
+                record(22, epoch, &[0; 30]),
+                record(22, epoch, &[1; 30]),
+                record(23, epoch, &[7; 60]),
+                record(99, epoch, &[]),
+            ] {
+                assert_eq!(server.handle_datagram(&forged, now), Ok(()), "{forged:x?}");
+                assert_eq!(
+                    server.handle_datagram(&forged[..forged.len() - 1], now),
+                    Ok(())
+                );
+            }
+        }
+        client.close(now);
+        assert_eq!(run(&mut client, &mut server, now).1, Err(Ended::Closed));
+    }
+
+    #[test]
+    fn a_handshake_takes_a_bounded_number_of_datagrams() {
+        let now = Instant::now();
+        let ours = Identity::generate().unwrap();
+        let mut server = ours.accept(Vec::new()).unwrap();
+        let half = [22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1];
+        let taken = (0..1_000).take_while(|_| server.handle_datagram(&half, now).is_ok());
+        assert_eq!(taken.count(), 100);
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub struct Config {
     /// UDP port of the first media worker; 0 lets the system choose.
     #[arg(long, env = "PLENUM_MEDIA_PORT_BASE", default_value_t = 40_000)]
     pub media_port_base: u16,
-    /// Addresses at which browsers reach the media port, comma separated; other than loopback, all interfaces are served.
+    /// Addresses at which browsers reach the media port, comma separated.
     #[arg(
         long,
         env = "PLENUM_MEDIA_ADDRESSES",
@@ -73,15 +73,19 @@ pub struct Config {
         default_value = "127.0.0.1"
     )]
     pub media_addresses: Vec<IpAddr>,
+    /// Address that the media port is bound to; without it all interfaces, or loopback where that alone is announced.
+    #[arg(long, env = "PLENUM_MEDIA_BIND")]
+    pub media_bind: Option<IpAddr>,
 }
 
 impl Config {
-    /// The address to bind: a loopback address alone stays on this machine.
+    /// The address to bind: what is announced on loopback alone stays on this machine.
     fn bind(&self) -> SocketAddr {
-        let ip = match self.media_addresses[..] {
-            [only] if only.is_loopback() => only,
-            ref all if all.iter().any(IpAddr::is_ipv6) => Ipv6Addr::UNSPECIFIED.into(),
-            _ => Ipv4Addr::UNSPECIFIED.into(),
+        let ip = match (self.media_bind, &self.media_addresses[..]) {
+            (Some(given), _) => given,
+            (None, [only]) if only.is_loopback() => *only,
+            (None, all) if all.iter().any(IpAddr::is_ipv6) => Ipv6Addr::UNSPECIFIED.into(),
+            (None, _) => Ipv4Addr::UNSPECIFIED.into(),
         };
         SocketAddr::new(ip, self.media_port_base)
     }

@@ -134,14 +134,22 @@ impl Router {
         if worker != self.worker {
             return;
         }
-        let Some(peer) = self.peers.get_mut(key) else {
+        if !self.peers.contains_key(key) {
             return;
-        };
+        }
         // A check costs a hash; a flood of them must not cost the media their time.
         let Some(left) = self.checks.checked_sub(1) else {
             return;
         };
         self.checks = left;
+        // An address in use is not given away, or whoever can forge it could cut off the one who has it.
+        let holder = self.by_address.get(&from).filter(|holder| **holder != key);
+        if holder.is_some_and(|holder| self.peers.get(*holder).is_some_and(Peer::is_up)) {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
         let Ok(answered) = peer.agent.handle_request(&request, from, now) else {
             return;
         };
@@ -591,9 +599,13 @@ impl Router {
             slot.track = after;
             slot.rewriter.restart();
         }
+        // One that is not connected yet asks when it is: a key frame before that would be wasted.
+        let up = self.peers.get(key).is_some_and(Peer::is_up);
         if let Some(track) = after.and_then(|id| self.track_mut(id)) {
             track.subscribers.push((key, position));
-            track.key_frames.request();
+            if up {
+                track.key_frames.request();
+            }
         }
         self.tell(key, |news| news.slots = true);
     }
@@ -987,16 +999,24 @@ impl Router {
             return;
         };
         peer.resends = RESENDS;
-        let never = peer.since.checked_add(CONNECT);
-        let until = peer.agent.consent_until().or(never);
-        let timed_out = peer.handle_timeout(now);
-        let lost = until.is_some_and(|until| until <= now)
-            && !matches!(peer.connection, Connection::Down(_));
+        let passed = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+        let (consent, patience) = (peer.agent.consent_until(), peer.since.checked_add(CONNECT));
+        let over = match peer.connection {
+            Connection::Pending if passed(patience) && consent.is_none() => {
+                Some(LostReason::Consent)
+            }
+            Connection::Pending if passed(patience) => Some(LostReason::Handshake),
+            Connection::Up if passed(consent) => Some(LostReason::Consent),
+            _ => None,
+        };
+        let over = peer
+            .handle_timeout(now)
+            .err()
+            .map(LostReason::from)
+            .or(over);
         self.flush_dtls(key);
-        match timed_out {
-            Err(ended) => self.end(key, ended.into()),
-            Ok(()) if lost => self.end(key, LostReason::Consent),
-            Ok(()) => {}
+        if let Some(reason) = over {
+            self.end(key, reason);
         }
         let Some(peer) = self.peers.get_mut(key).filter(|peer| peer.is_up()) else {
             return;
@@ -1295,7 +1315,7 @@ const RESENDS: u32 = 50;
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Reports are split above this size, so that one fits a datagram with what is added last.
 const REPORT_SIZE: usize = 1_100;
-/// How long a new connection may wait for the client's first check.
+/// How long a new connection may take until media can flow.
 const CONNECT: Duration = CONSENT.saturating_mul(2);
 /// Matches no packet.
 const NO_PAYLOAD_TYPE: u8 = u8::MAX;

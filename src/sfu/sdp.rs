@@ -507,7 +507,7 @@ fn write_section(
 /// The name of our end in control packets (RFC 3550, section 6.5.1); the same for all, as it names nobody.
 pub const CNAME: &str = "plenum";
 /// Largest offer, in bytes: a hundred m-lines with every codec of a browser fit.
-pub const OFFER_LIMIT: usize = 64 * 1_024;
+pub const OFFER_LIMIT: usize = 256 * 1_024;
 /// Most m-lines of one connection.
 pub const SECTIONS: usize = 128;
 /// Longest mid; browsers number them.

@@ -230,6 +230,23 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_report_speaks_of_our_media_time() {
+        let start = Instant::now();
+        let mut rewriter = Rewriter::new(90_000, 0);
+        let clock = Clock::new(7 << 32, 1_000, start, 90_000);
+        assert_eq!(
+            rewriter.sender_report(&clock, start),
+            None,
+            "nothing was sent"
+        );
+        rewriter.handle_packet(&packet(1, 50_000), true, start);
+        rewriter.restart();
+        rewriter.handle_packet(&packet(1, 1_000), true, start + Duration::from_millis(10));
+        let (ntp, timestamp, packets, _) = rewriter.sender_report(&clock, start).unwrap();
+        assert_eq!((ntp, timestamp, packets), (7 << 32, 50_900, 2));
+    }
+
+    #[test]
     fn only_what_was_sent_under_the_same_terms_is_sent_again() {
         let now = Instant::now();
         let mut rewriter = Rewriter::new(90_000, 10);

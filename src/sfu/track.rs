@@ -98,6 +98,16 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// A clock that showed `ntp` and `timestamp` at this instant, at so many ticks per second.
+    pub fn new(ntp: u64, timestamp: u32, at: Instant, rate: u32) -> Self {
+        Self {
+            ntp,
+            timestamp,
+            at,
+            rate,
+        }
+    }
+
     /// The publisher's clock (32.32 bit seconds) and the media time at `now`.
     pub fn at(&self, now: Instant) -> (u64, u32) {
         let passed = now.saturating_duration_since(self.at);
@@ -157,12 +167,7 @@ impl Reception {
 
     /// Takes a sender report of the publisher.
     pub fn handle_sender_report(&mut self, ntp: u64, timestamp: u32, now: Instant) {
-        self.clock = Some(Clock {
-            ntp,
-            timestamp,
-            at: now,
-            rate: self.clock_rate,
-        });
+        self.clock = Some(Clock::new(ntp, timestamp, now, self.clock_rate));
     }
 
     /// How media time relates to the publisher's clock, once it has said so.

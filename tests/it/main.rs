@@ -11,5 +11,7 @@ mod deadlines;
 mod meetings;
 mod receiver;
 mod rooms;
+#[expect(clippy::large_futures, reason = "those of the webrtc crate are")]
+mod sfu;
 mod signaling;
 mod webhooks;

@@ -395,10 +395,21 @@ async fn an_owner_whose_meeting_was_claimed_by_another_node_writes_nothing_more(
                  lease_until = clock_timestamp() + interval '1 hour'";
     sqlx::query(claim).execute(&test.pool).await.unwrap();
     ann.send(json!({ "type": "leave" })).await;
-    assert_eq!(ben.next().await, None, "who is still here is sent to the meeting's new owner");
+    assert_eq!(
+        ben.next().await,
+        None,
+        "who is still here is sent to the meeting's new owner"
+    );
     let kinds = test.events_until("participantJoined").await;
-    assert_eq!(kinds, ["meetingStarted", "participantJoined", "participantJoined"]);
-    assert_eq!(test.refusal("standup").await, "TRY_AGAIN", "the other node runs the meeting");
+    assert_eq!(
+        kinds,
+        ["meetingStarted", "participantJoined", "participantJoined"]
+    );
+    assert_eq!(
+        test.refusal("standup").await,
+        "TRY_AGAIN",
+        "the other node runs the meeting"
+    );
 }
 
 #[sqlx::test]
@@ -408,8 +419,10 @@ async fn a_meeting_whose_owner_died_is_taken_over_and_its_stays_are_closed(pool:
     let ann = test.join("standup", "Ann").await;
     test.advance(TimeDelta::seconds(20));
     // As `kill -9` leaves it: rows as they were, and a lease that nobody renews.
-    let row: (Vec<u8>, i64) =
-        sqlx::query_as("select id, epoch from meetings").fetch_one(&test.pool).await.unwrap();
+    let row: (Vec<u8>, i64) = sqlx::query_as("select id, epoch from meetings")
+        .fetch_one(&test.pool)
+        .await
+        .unwrap();
     test.stop_node().await;
     drop(ann);
     for died in [
@@ -425,15 +438,20 @@ async fn a_meeting_whose_owner_died_is_taken_over_and_its_stays_are_closed(pool:
     test.start_node();
     test.events_until("participantLeft").await;
     let left = test.events().await.pop().unwrap();
-    assert_eq!((&left["leaveReason"], &left["durationSec"], &left["seq"]), (
-        &json!("serverCrash"),
-        &json!(17),
-        &json!(3)
-    ));
+    assert_eq!(
+        (&left["leaveReason"], &left["durationSec"], &left["seq"]),
+        (&json!("serverCrash"), &json!(17), &json!(3))
+    );
     test.advance(TimeDelta::seconds(10));
     test.events_until("meetingEnded").await;
-    let after: (Vec<u8>, i64) =
-        sqlx::query_as("select id, epoch from meetings").fetch_one(&test.pool).await.unwrap();
-    assert_eq!((after.0, after.1), (row.0, row.1 + 1), "each claim raises the epoch");
+    let after: (Vec<u8>, i64) = sqlx::query_as("select id, epoch from meetings")
+        .fetch_one(&test.pool)
+        .await
+        .unwrap();
+    assert_eq!(
+        (after.0, after.1),
+        (row.0, row.1 + 1),
+        "each claim raises the epoch"
+    );
     assert_eq!(usage(&test).await, [17]);
 }

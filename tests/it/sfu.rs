@@ -45,6 +45,7 @@ fn start() -> (Sfu, mpsc::Receiver<Event>) {
     let config = Config {
         media_port_base: 0,
         media_addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
+        media_bind: None,
     };
     Sfu::start(&config).unwrap()
 }
@@ -56,13 +57,13 @@ async fn until<T>(
 ) -> T {
     let search = async {
         loop {
-            let event = events.recv().await.expect("the worker runs");
+            let event = events.recv().await.unwrap();
             if let Some(found) = wanted(&event) {
                 return found;
             }
         }
     };
-    timeout(PATIENCE, search).await.expect("the event comes")
+    timeout(PATIENCE, search).await.unwrap()
 }
 
 async fn connected(events: &mut mpsc::Receiver<Event>, n: u8) {
@@ -156,7 +157,6 @@ impl Client {
             let parameters = RTCRtpCodecParameters {
                 rtp_codec: codec(kind),
                 payload_type,
-                ..Default::default()
             };
             engine.register_codec(parameters, kind).unwrap();
         }

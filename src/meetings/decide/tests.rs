@@ -48,7 +48,12 @@ impl Simulated {
             empty_since: Some(start()),
             next_seq: 1,
         };
-        Self { state, now: start(), facts: Vec::new(), joins: 0 }
+        Self {
+            state,
+            now: start(),
+            facts: Vec::new(),
+            joins: 0,
+        }
     }
 
     fn input(&mut self, input: &Input) -> Result<Decision, Refusal> {
@@ -66,13 +71,24 @@ impl Simulated {
         let room = self.state.room.clone();
         let resume = resumable.then_some([self.joins; 32]);
         let name = format!("p{}", self.joins);
-        self.input(&Input::Join(Box::new(JoinRequest { participant: id(self.joins), name, resume, room })))
+        self.input(&Input::Join(Box::new(JoinRequest {
+            participant: id(self.joins),
+            name,
+            resume,
+            room,
+        })))
     }
 
     /// Time goes by, and what becomes due fires at its instant, or `late` after it.
     fn advance(&mut self, by: TimeDelta, late: TimeDelta) {
         let end = self.now + by;
-        while let Some(due) = self.state.deadlines().into_values().min().filter(|due| *due + late <= end) {
+        while let Some(due) = self
+            .state
+            .deadlines()
+            .into_values()
+            .min()
+            .filter(|due| *due + late <= end)
+        {
             self.now = self.now.max(due + late);
             self.fire();
         }
@@ -82,7 +98,12 @@ impl Simulated {
     /// Fires what is due, the oldest first, as the owner does; what that makes due fires next.
     fn fire(&mut self) {
         for _ in 0..10 {
-            let mut due: Vec<_> = self.state.deadlines().into_iter().filter(|(_, due)| *due <= self.now).collect();
+            let mut due: Vec<_> = self
+                .state
+                .deadlines()
+                .into_iter()
+                .filter(|(_, due)| *due <= self.now)
+                .collect();
             if due.is_empty() {
                 return;
             }
@@ -97,9 +118,15 @@ impl Simulated {
     /// The stays that ended: who, for how many milliseconds, why.
     fn stays(&self) -> Vec<(ParticipantId, i64, LeaveReason)> {
         let stay = |fact: &Fact| match fact {
-            Fact::Left { participant, at, reason } => {
-                Some((participant.id, (*at - participant.joined_at).num_milliseconds(), *reason))
-            }
+            Fact::Left {
+                participant,
+                at,
+                reason,
+            } => Some((
+                participant.id,
+                (*at - participant.joined_at).num_milliseconds(),
+                *reason,
+            )),
             _ => None,
         };
         self.facts.iter().filter_map(stay).collect()
@@ -133,16 +160,26 @@ fn a_meeting_that_nobody_came_into_is_abandoned_and_nobody_is_told() {
     let mut meeting = Simulated::new(rules());
     meeting.advance(seconds(10), TimeDelta::zero());
     assert_eq!(meeting.state.status, Status::Ended);
-    assert!(meeting.facts.iter().all(|fact| !fact.is_announced()), "{:?}", meeting.facts);
+    assert!(
+        meeting.facts.iter().all(|fact| !fact.is_announced()),
+        "{:?}",
+        meeting.facts
+    );
 }
 
 #[test]
 fn what_fires_late_is_dated_when_it_was_due() {
-    let mut meeting = Simulated::new(Rules { eject_after: Some(seconds(60)), ..rules() });
+    let mut meeting = Simulated::new(Rules {
+        eject_after: Some(seconds(60)),
+        ..rules()
+    });
     meeting.join(false).unwrap();
     meeting.advance(seconds(300), seconds(90));
     assert_eq!(meeting.stays(), [(id(1), 60_000, LeaveReason::TimeLimit)]);
-    assert_eq!(meeting.end(), Some((start() + seconds(70), EndReason::Empty)));
+    assert_eq!(
+        meeting.end(),
+        Some((start() + seconds(70), EndReason::Empty))
+    );
 }
 
 #[test]
@@ -152,14 +189,24 @@ fn after_a_crash_those_who_can_come_back_have_half_a_minute_and_the_others_left_
     meeting.join(true).unwrap();
     meeting.join(false).unwrap();
     meeting.now += seconds(100);
-    meeting.input(&Input::Claimed { renewed_at: start() + seconds(90) }).unwrap();
+    meeting
+        .input(&Input::Claimed {
+            renewed_at: start() + seconds(90),
+        })
+        .unwrap();
     assert_eq!(meeting.stays(), [(id(3), 90_000, LeaveReason::ServerCrash)]);
     meeting.advance(seconds(29), TimeDelta::zero());
     meeting.input(&Input::Resume { hash: [1; 32] }).unwrap();
     meeting.advance(seconds(1), TimeDelta::zero());
-    assert_eq!(meeting.stays()[1..], [(id(2), 90_000, LeaveReason::ServerCrash)]);
+    assert_eq!(
+        meeting.stays()[1..],
+        [(id(2), 90_000, LeaveReason::ServerCrash)]
+    );
     assert_eq!(meeting.state.participants.len(), 1);
-    assert_eq!(meeting.input(&Input::Resume { hash: [2; 32] }).err(), Some(Refusal::ResumeFailed));
+    assert_eq!(
+        meeting.input(&Input::Resume { hash: [2; 32] }).err(),
+        Some(Refusal::ResumeFailed)
+    );
 }
 
 #[test]
@@ -167,11 +214,20 @@ fn whoever_was_away_before_a_crash_left_at_the_loss_of_their_own_connection() {
     let mut meeting = Simulated::new(rules());
     meeting.join(true).unwrap();
     meeting.now += seconds(50);
-    meeting.input(&Input::Disconnected { participant: id(1) }).unwrap();
+    meeting
+        .input(&Input::Disconnected { participant: id(1) })
+        .unwrap();
     meeting.now += seconds(20);
-    meeting.input(&Input::Claimed { renewed_at: start() + seconds(65) }).unwrap();
+    meeting
+        .input(&Input::Claimed {
+            renewed_at: start() + seconds(65),
+        })
+        .unwrap();
     meeting.advance(seconds(30), TimeDelta::zero());
-    assert_eq!(meeting.stays(), [(id(1), 50_000, LeaveReason::ConnectionLost)]);
+    assert_eq!(
+        meeting.stays(),
+        [(id(1), 50_000, LeaveReason::ConnectionLost)]
+    );
 }
 
 #[test]
@@ -191,7 +247,12 @@ fn when_a_meeting_ends_each_is_told_once_and_nobody_hears_of_the_others() {
     meeting.join(true).unwrap();
     meeting.join(false).unwrap();
     let at = meeting.now;
-    let decision = meeting.input(&Input::End { reason: EndReason::RoomDeleted, at }).unwrap();
+    let decision = meeting
+        .input(&Input::End {
+            reason: EndReason::RoomDeleted,
+            at,
+        })
+        .unwrap();
     let told: Vec<_> = decision
         .effects
         .iter()
@@ -203,7 +264,15 @@ fn when_a_meeting_ends_each_is_told_once_and_nobody_hears_of_the_others() {
         .collect();
     let reason = LeaveReason::Ended(EndReason::RoomDeleted);
     assert_eq!(told, [(id(1), reason), (id(2), reason)]);
-    assert_eq!(meeting.input(&Input::End { reason: EndReason::Empty, at }).err(), Some(Refusal::MeetingEnded));
+    assert_eq!(
+        meeting
+            .input(&Input::End {
+                reason: EndReason::Empty,
+                at
+            })
+            .err(),
+        Some(Refusal::MeetingEnded)
+    );
 }
 
 /// Something that may happen to a meeting at any time.

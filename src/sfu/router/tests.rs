@@ -55,13 +55,16 @@ struct Person {
     ended: Option<Ended>,
 }
 
+/// Whether the network loses a datagram to an address.
+type Loses = Box<dyn FnMut(SocketAddr, &[u8]) -> bool>;
+
 struct Test {
     now: Instant,
     router: Router,
     people: HashMap<u8, Person>,
     events: Vec<Event>,
     /// Drops a datagram to this address.
-    lose: Box<dyn FnMut(SocketAddr, &[u8]) -> bool>,
+    lose: Loses,
 }
 
 impl Test {
@@ -216,7 +219,7 @@ impl Test {
     /// What came on an m-line since the last call: number and payload.
     fn media(&mut self, n: u8, wanted: usize) -> Vec<(u64, Vec<u8>)> {
         let received = &mut self.people.get_mut(&n).unwrap().received;
-        let media = received
+        received
             .extract_if(
                 ..,
                 |received| matches!(received, Received::Media { line, .. } if *line == wanted),
@@ -227,8 +230,7 @@ impl Test {
                 } => (sequence, payload),
                 other => panic!("{other:?}"),
             })
-            .collect();
-        media
+            .collect()
     }
 
     /// Numbers of the packets the publisher sent, as they came on a video m-line since the last call.
@@ -393,6 +395,296 @@ fn datagrams_from_an_unchecked_address_do_nothing() {
 }
 
 #[test]
+fn an_address_in_use_cannot_be_taken_by_another_participant() {
+    let mut test = Test::new();
+    test.join(1);
+    test.person(2, &LINES);
+    let offer = test.client(2).offer();
+    let answer = test.negotiate(2, &offer, &ALL).unwrap();
+    let line = |key| {
+        answer
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap()
+    };
+    let username = format!("{}:client00000002", line("a=ice-ufrag:"));
+    let check = crate::sfu::stun::request([0; 12], &username, line("a=ice-pwd:"), true);
+    for (from, taken) in [(address(1), false), (address(2), true)] {
+        let mut buffer = slab::buffer();
+        buffer[..check.len()].copy_from_slice(&check);
+        test.router
+            .handle_datagram(&mut buffer, check.len(), from, test.now);
+        let answered = test.router.poll_transmit(&mut buffer[..]).is_some();
+        assert_eq!(answered, taken, "{from}");
+    }
+}
+
+#[test]
+fn a_packet_names_its_m_line_when_its_stream_is_not_announced() {
+    let mut test = Test::new();
+    test.join(1);
+    test.join(2);
+    let header = |payload_type, extension| rtp::Outgoing {
+        payload_type,
+        marker: false,
+        sequence: 1,
+        timestamp: 0,
+        source: 4_711,
+        extension,
+    };
+    for (payload_type, extension, arrives) in [
+        (111, None, false),
+        (111, Some((4, b'9')), false),
+        (111, Some((4, b'0')), true),
+        (112, Some((4, b'0')), false),
+    ] {
+        test.client(1)
+            .send_packet(&header(payload_type, extension), 1, &[1; 80]);
+        test.settle();
+        let arrived = !test.media(2, AUDIO_SLOT).is_empty();
+        assert_eq!(arrived, arrives, "{payload_type} {extension:?}");
+        test.person(1, &LINES);
+        test.connect(1);
+    }
+}
+
+#[test]
+fn the_audio_level_goes_with_the_packet() {
+    let mut test = Test::new();
+    test.join(1);
+    test.join(2);
+    let header = rtp::Outgoing {
+        payload_type: 111,
+        marker: false,
+        sequence: 1,
+        timestamp: 0,
+        source: 1_000,
+        extension: Some((1, 0x85)),
+    };
+    test.client(1).send_packet(&header, 1, &[1; 80]);
+    test.settle();
+    let levels: Vec<_> = test.people[&2]
+        .received
+        .iter()
+        .filter_map(|received| match received {
+            Received::Media { audio_level, .. } => Some(*audio_level),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(levels, [Some(0x85)]);
+}
+
+#[test]
+fn another_stream_on_the_same_m_line_goes_on_from_its_key_frame() {
+    let mut test = Test::new();
+    test.join(1);
+    test.join(2);
+    test.video(1, 9_000, true);
+    let (first, _) = test.media(2, VIDEO_SLOT)[0];
+    test.client(1).renew_stream(CAMERA);
+    test.connect(1);
+    test.video(1, 10, false);
+    assert_eq!(test.media(2, VIDEO_SLOT), []);
+    test.video(1, 11, true);
+    assert_eq!(test.media(2, VIDEO_SLOT), [(first + 1, frame(true, 11))]);
+    test.video(1, 13, false);
+    test.pass(50 * MS);
+    let nacked = test.control(1, |message| match message {
+        Message::Nack { lost, .. } => Some(lost.sequences().collect::<Vec<_>>()),
+        _ => None,
+    });
+    assert_eq!(nacked, [[12]], "its gaps are its own");
+}
+
+#[test]
+fn a_source_withdrawn_in_an_offer_is_gone() {
+    let mut test = Test::new();
+    test.join(1);
+    test.join(2);
+    test.video(1, 0, true);
+    assert_eq!(test.frames(2, VIDEO_SLOT), [0]);
+    let offer = test.client(1).offer();
+    test.negotiate(1, &offer, &[Source::Microphone]).unwrap();
+    test.settle();
+    assert_eq!(test.slots(2), [None, None]);
+    let unpublished = Event::Unpublished {
+        meeting: MEETING,
+        peer: participant(1),
+        source: Source::Camera,
+    };
+    assert!(test.events.contains(&unpublished));
+    test.video(1, 1, true);
+    assert_eq!(test.frames(2, VIDEO_SLOT), NONE);
+    test.connect(1);
+    test.video(1, 2, true);
+    assert_eq!(test.frames(2, VIDEO_SLOT), [2], "it may be offered again");
+}
+
+#[test]
+fn a_slot_withdrawn_in_an_offer_is_gone() {
+    let mut test = Test::new();
+    test.join(1);
+    test.join(2);
+    test.video(1, 0, true);
+    assert_eq!(test.frames(2, VIDEO_SLOT), [0]);
+    let offer = test.client(2).offer();
+    let (kept, last) = offer.rsplit_once("a=recvonly").unwrap();
+    let answer = test
+        .negotiate(2, &format!("{kept}a=inactive{last}"), &ALL)
+        .unwrap();
+    assert!(
+        answer
+            .trim_end()
+            .rsplit_once("a=mid:3")
+            .unwrap()
+            .1
+            .contains("a=inactive")
+    );
+    test.settle();
+    assert_eq!(test.slots(2), [None], "the audio slot is left");
+    test.video(1, 1, true);
+    assert_eq!(test.frames(2, VIDEO_SLOT), NONE);
+    test.connect(2);
+    test.video(1, 2, true);
+    assert_eq!(test.frames(2, VIDEO_SLOT), [2], "it may be offered again");
+}
+
+#[test]
+fn tracks_must_fit_the_offer() {
+    let mut test = Test::new();
+    test.person(1, &LINES);
+    let offer = Offer::parse(&test.client(1).offer()).unwrap();
+    for (tracks, mid, part) in [
+        (vec![("7", Source::Camera)], "7", "not in the offer"),
+        (vec![("0", Source::Camera)], "0", "is audio"),
+        (vec![("1", Source::Microphone)], "1", "is audio"),
+        (
+            vec![("1", Source::Camera), ("3", Source::Camera)],
+            "3",
+            "another m-line",
+        ),
+    ] {
+        let tracks = tracks
+            .into_iter()
+            .map(|(mid, source)| (mid.to_owned(), source))
+            .collect();
+        let negotiation = Negotiation {
+            meeting: MEETING,
+            peer: participant(1),
+            offer: offer.clone(),
+            tracks,
+            allowed: HashSet::from(ALL),
+        };
+        let error = test.router.negotiate(negotiation, test.now).unwrap_err();
+        let NegotiationError::Section {
+            mid: wrong,
+            problem,
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(wrong, mid);
+        assert!(problem.contains(part), "{problem}");
+    }
+    assert!(test.router.peers.is_empty(), "nothing has happened");
+}
+
+#[test]
+fn one_connection_cannot_grow_without_end() {
+    let mut test = Test::new();
+    test.join(1);
+    let offer = test.client(1).offer();
+    let refused = (0..200).find_map(|n| {
+        let fresh = (0..4).fold(offer.clone(), |offer, mid| {
+            offer.replace(&format!("a=mid:{mid}\r\n"), &format!("a=mid:{n}-{mid}\r\n"))
+        });
+        let mids = format!("BUNDLE {n}-0 {n}-1 {n}-2 {n}-3");
+        test.negotiate(1, &fresh.replace("BUNDLE 0 1 2 3", &mids), &ALL)
+            .err()
+    });
+    assert_eq!(refused, Some(NegotiationError::TooManySections));
+}
+
+#[test]
+fn checks_for_another_worker_are_not_answered() {
+    let mut test = Test::new();
+    test.person(1, &LINES);
+    let offer = test.client(1).offer();
+    let answer = test.negotiate(1, &offer, &ALL).unwrap();
+    let now = test.now;
+    test.client(1).handle_answer(&answer, now).unwrap();
+    test.router.worker = 1;
+    test.pass(200 * MS);
+    assert!(!test.client(1).is_connected());
+    test.router.worker = 0;
+    test.pass(200 * MS);
+    assert!(test.client(1).is_connected());
+}
+
+#[test]
+fn a_handshake_that_is_not_finished_is_given_up() {
+    // The server's certificate never arrives; then: nothing of the handshake does.
+    for shortest in [300, 0] {
+        let mut test = Test::new();
+        test.lose = Box::new(move |_, datagram| {
+            (20..64).contains(&datagram[0]) && datagram.len() > shortest
+        });
+        test.person(1, &LINES);
+        test.connect(1);
+        test.pass(CONNECT);
+        assert_eq!(test.lost(1), Some(LostReason::Handshake), "{shortest}");
+    }
+}
+
+#[test]
+fn nothing_is_sent_again_under_other_numbers() {
+    let mut test = Test::new();
+    test.join(1);
+    test.join(2);
+    test.video(1, 0, true);
+    let (sent, _) = test.media(2, VIDEO_SLOT)[0];
+    let offer = test.client(2).offer();
+    let other = offer
+        .replace("SAVPF 96", "SAVPF 97")
+        .replace(":96 ", ":97 ");
+    test.negotiate(2, &other, &ALL).unwrap();
+    test.client(2).send_nack(VIDEO_SLOT, &[rtp::truncate(sent)]);
+    let datagram = test.client(2).poll_transmit().unwrap();
+    let mut buffer = slab::buffer();
+    buffer[..datagram.len()].copy_from_slice(&datagram);
+    test.router
+        .handle_datagram(&mut buffer, datagram.len(), address(2), test.now);
+    assert_eq!(test.router.poll_transmit(&mut buffer[..]), None);
+}
+
+#[test]
+fn an_ice_restart_keeps_the_connection() {
+    let mut test = Test::new();
+    test.join(1);
+    test.join(2);
+    test.client(1).restart_ice();
+    test.people.get_mut(&1).unwrap().address = address(50);
+    test.connect(1);
+    test.pass(2 * CONSENT);
+    assert_eq!(test.lost(1), None);
+    test.audio(1, 0);
+    test.audio(2, 0);
+    assert_eq!(test.media(2, AUDIO_SLOT).len(), 1);
+    assert_eq!(test.media(1, AUDIO_SLOT).len(), 1);
+    let connected = Event::Connected {
+        meeting: MEETING,
+        peer: participant(1),
+    };
+    assert_eq!(
+        test.events
+            .iter()
+            .filter(|event| **event == connected)
+            .count(),
+        1
+    );
+}
+
+#[test]
 fn a_late_joiner_sees_a_picture_from_the_next_key_frame_which_is_asked_for_at_once() {
     let mut test = Test::new();
     test.join(1);
@@ -401,7 +693,12 @@ fn a_late_joiner_sees_a_picture_from_the_next_key_frame_which_is_asked_for_at_on
     }
     test.pass(1_000 * MS);
     test.key_frame_requests(1);
-    test.join(2);
+    test.person(2, &LINES);
+    let offer = test.client(2).offer();
+    test.negotiate(2, &offer, &ALL).unwrap();
+    test.pass(100 * MS);
+    assert_eq!(test.key_frame_requests(1), 0, "nobody could receive it yet");
+    test.connect(2);
     assert_eq!(test.key_frame_requests(1), 1);
     test.video(1, 10, false);
     assert_eq!(
@@ -529,8 +826,12 @@ fn a_track_that_goes_frees_its_slot_for_the_one_that_waits() {
     }
     assert_eq!(test.slots(4)[1], shows(1, Source::Camera));
     let before = test.media(4, VIDEO_SLOT).last().unwrap().0;
+    test.pass(1_000 * MS);
+    test.key_frame_requests(2);
     test.router.remove(MEETING, participant(1), test.now);
-    test.settle();
+    test.pass(SWEEP);
+    assert_eq!(test.router.meetings[&MEETING].live.len(), 2);
+    assert_eq!(test.key_frame_requests(2), 1);
     assert_eq!(
         test.slots(4)[1],
         shows(2, Source::Camera),
