@@ -18,6 +18,8 @@ create table meetings (
     participant_count integer not null,
     -- Since when nobody is in.
     empty_since timestamptz,
+    -- The latest time at which something became true in it.
+    last_at timestamptz not null,
     created_at timestamptz not null,
     started_at timestamptz,
     ended_at timestamptz,
@@ -50,6 +52,7 @@ create table participants (
     leave_reason text
 );
 create index participants_meeting on participants (meeting_id);
+create index participants_open on participants (meeting_id) where left_at is null;
 
 alter table participants enable row level security;
 create policy tenant on participants to plenum_app using (app_id = plenum_tenant()) with check (app_id = plenum_tenant());
@@ -94,7 +97,7 @@ create index deadlines_of_meetings on deadlines (meeting_id) where due_at is not
 alter table deadlines enable row level security;
 create policy tenant on deadlines to plenum_app using (app_id = plenum_tenant()) with check (app_id = plenum_tenant());
 create policy everything on deadlines to plenum_system using (true) with check (true);
-grant select, insert, update on deadlines to plenum_app;
+grant select, insert, update, delete on deadlines to plenum_app;
 grant select, update on deadlines to plenum_system;
 
 -- What others ask of a meeting's owner. The owner removes the row in the transaction that obeys it.
@@ -111,4 +114,4 @@ alter table meeting_commands enable row level security;
 create policy tenant on meeting_commands to plenum_app using (app_id = plenum_tenant()) with check (app_id = plenum_tenant());
 create policy everything on meeting_commands to plenum_system using (true);
 grant select, insert, delete on meeting_commands to plenum_app;
-grant select on meeting_commands to plenum_system;
+grant select, delete on meeting_commands to plenum_system;

@@ -12,7 +12,7 @@ use actix_web::dev::ServerHandle;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::{
     apps::App,
@@ -134,13 +134,13 @@ fn room_deadlines(db: Db, clock: Clock, meetings: Meetings) -> deadlines::Rooms 
         let (db, meetings) = (pool.clone(), meetings.clone());
         let effect = async move {
             let mut tx = db.begin(due.app).await?;
-            match due.kind {
+            let taken = match due.kind {
                 deadlines::Kind::RoomExpires => rooms::expire(&mut tx, &due).await?,
-                kind => warn!(?kind, "a deadline of a meeting has no meeting"),
-            }
+                kind => anyhow::bail!("{kind:?} is no deadline of a room"),
+            };
             tx.commit().await?;
             meetings.wake();
-            anyhow::Ok(())
+            Ok(taken)
         };
         Box::pin(effect) as deadlines::Outcome
     };
@@ -155,7 +155,9 @@ async fn carry_media_events(mut events: mpsc::Receiver<sfu::Event>, meetings: Me
                 meeting,
                 peer,
                 slots,
-            } => meetings.tell_slots(meeting, peer, slots.into()),
+            } => {
+                meetings.tell_slots(meeting, peer, slots.into()).await;
+            }
             // The socket decides who is in a meeting; of media that comes and goes, the slots tell.
             sfu::Event::Connected { .. }
             | sfu::Event::Lost { .. }

@@ -28,6 +28,18 @@ pub enum Kind {
     Resume,
 }
 
+impl Kind {
+    /// Its name where it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoomExpires => "roomExpires",
+            Self::ParticipantTimeUp => "participantTimeUp",
+            Self::Empty => "empty",
+            Self::Resume => "resume",
+        }
+    }
+}
+
 /// Whom a deadline concerns: the bytes of the id that its kind means.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(transparent)]
@@ -56,15 +68,14 @@ pub struct Due {
     version: i64,
 }
 
-/// Sets or moves a deadline of a meeting.
+/// Sets or moves deadlines of a meeting.
 pub async fn set_of_meeting(
     conn: &mut PgConnection,
     app: AppId,
     meeting: MeetingId,
-    key: Key,
-    due_at: DateTime<Utc>,
+    deadlines: &[(&Key, &DateTime<Utc>)],
 ) -> sqlx::Result<()> {
-    store::set(conn, app, key.kind, key.subject, Some(meeting), due_at).await
+    store::set(conn, app, Some(meeting), deadlines).await
 }
 
 /// Sets or moves a deadline of a room.
@@ -75,12 +86,21 @@ pub async fn set_of_room(
     room: RoomId,
     due_at: DateTime<Utc>,
 ) -> sqlx::Result<()> {
-    store::set(conn, app, kind, room.into(), None, due_at).await
+    let key = Key {
+        kind,
+        subject: room.into(),
+    };
+    store::set(conn, app, None, &[(&key, &due_at)]).await
 }
 
-/// Cancels a deadline; nothing happens where there is none.
-pub async fn cancel(conn: &mut PgConnection, app: AppId, key: Key) -> sqlx::Result<()> {
-    store::cancel(conn, app, key).await
+/// Cancels deadlines; nothing happens where there are none.
+pub async fn cancel(conn: &mut PgConnection, app: AppId, keys: &[&Key]) -> sqlx::Result<()> {
+    store::cancel(conn, app, keys).await
+}
+
+/// Forgets the deadlines of a meeting that is over. Its subjects are never used again, so no version is used twice.
+pub async fn forget(conn: &mut PgConnection, app: AppId, meeting: MeetingId) -> sqlx::Result<()> {
+    store::forget(conn, app, meeting).await
 }
 
 /// Takes a due deadline, so that it fires once: `false` if it was moved, cancelled or taken since it was read.

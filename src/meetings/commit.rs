@@ -1,31 +1,35 @@
 //! One transaction of a meeting's owner: its facts with their events, usage and deadlines, fenced by the epoch.
 
+use chrono::{DateTime, Utc};
 use rand::Rng;
-use sqlx::{Acquire, PgConnection};
+use sqlx::PgConnection;
 
-use super::{Fact, LeaveReason, Role, State, owner::Lease, store};
+use super::{Fact, Participant, Role, State, decide::is_stored_deadline, owner::Lease, store};
 use crate::{
-    db::Db,
+    db::{self, Db},
     deadlines,
     id::{BatchId, EventId},
+    rooms::Room,
     usage::{self, Stay},
     webhooks,
 };
 
 /// What a transaction writes.
-pub struct Change<'a> {
+pub struct Change {
     /// The right to write it.
-    pub lease: &'a Lease,
+    pub lease: Lease,
+    /// The transaction before it.
+    pub previous: Option<BatchId>,
     /// By which an unknown outcome is looked up.
     pub batch: BatchId,
     /// The meeting without the facts.
-    pub before: &'a State,
+    pub before: State,
     /// The meeting with them.
-    pub after: &'a State,
+    pub after: State,
     /// What became true, in order.
-    pub facts: &'a [&'a Fact],
+    pub facts: Vec<Fact>,
     /// The commands that are obeyed by it.
-    pub commands: &'a [i64],
+    pub commands: Vec<i64>,
 }
 
 /// Why a transaction did not come about.
@@ -36,10 +40,17 @@ pub enum Error {
     Fenced,
     /// The answer to the commit was lost: ask [`happened`].
     #[error("it is not known whether the transaction came about: {0}")]
-    Unknown(#[source] sqlx::Error),
+    Unknown(String),
     /// Postgres refused or is away.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+}
+
+impl Error {
+    /// Whether Postgres answered, and refused.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Database(error) if !db::is_away(error))
+    }
 }
 
 /// Writes a change, whole or not at all.
@@ -47,105 +58,127 @@ pub enum Error {
 /// # Errors
 ///
 /// [`Error::Fenced`] when another node has claimed the meeting since; [`Error::Unknown`] when only the commit failed.
-pub async fn commit(db: &Db, change: &Change<'_>, rng: &mut impl Rng) -> Result<(), Error> {
+pub async fn commit(db: &Db, change: &Change, rng: &mut impl Rng) -> Result<(), Error> {
     let mut tx = db.begin(change.lease.app).await?;
     write(&mut tx, change, rng).await?;
-    tx.commit().await.map_err(Error::Unknown)
+    tx.commit()
+        .await
+        .map_err(|error| Error::Unknown(error.to_string()))
 }
 
-/// Whether the transaction with this batch id came about.
+/// Whether the transaction with this batch id came about. One that is still under way is waited for.
 pub async fn happened(db: &Db, lease: &Lease, batch: BatchId) -> sqlx::Result<bool> {
     let mut tx = db.begin(lease.app).await?;
-    store::has_batch(&mut tx, lease, batch).await
+    Ok(store::last_batch(&mut tx, lease).await? == Some(batch))
 }
 
 /// Gives a meeting up, so that any node may claim it at once.
-pub async fn release(
-    db: &Db,
-    lease: &Lease,
-    now: chrono::DateTime<chrono::Utc>,
-) -> sqlx::Result<()> {
+pub async fn release(db: &Db, lease: &Lease, now: DateTime<Utc>) -> sqlx::Result<()> {
     let mut tx = db.begin(lease.app).await?;
     store::release(&mut tx, lease, now).await?;
     tx.commit().await
 }
 
-async fn write(
-    conn: &mut PgConnection,
-    change: &Change<'_>,
-    rng: &mut impl Rng,
-) -> Result<(), Error> {
+async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> Result<(), Error> {
     let Change {
         lease,
+        previous,
+        batch,
         before,
         after,
-        ..
-    } = *change;
-    let conn = conn.acquire().await?;
-    let ended = change.facts.iter().find_map(|fact| match fact {
+        facts,
+        commands,
+    } = change;
+    let ended = facts.iter().find_map(|fact| match fact {
         Fact::Ended { at, reason } => Some((*at, reason.as_str())),
         Fact::Abandoned { at } => Some((*at, "neverJoined")),
         _ => None,
     });
-    if !store::advance(conn, lease, change.batch, after, ended).await? {
+    if !store::advance(conn, lease, (*previous, *batch), after, ended).await? {
         return Err(Error::Fenced);
     }
-    let mut seq = before.next_seq;
-    for fact in change.facts {
-        store::record(conn, lease, fact).await?;
-        if let Fact::Left {
-            participant, at, ..
-        } = fact
-        {
-            usage::append(conn, &stay(lease, participant, *at)).await?;
-        }
-        if let Some((at, kind)) = event(lease, after, fact) {
-            let room = &after.room;
-            let room = webhooks::Room {
-                id: room.id,
-                name: room.name.to_string(),
-                urls: room.webhooks.clone(),
-            };
-            let id = EventId::new(at, rng);
-            let event = webhooks::Event {
-                id,
-                app: lease.app,
-                room,
-                meeting: lease.meeting,
-                seq,
+    // A stay begins, is interrupted, and ends, in this order; so do the rows of a batch that has all of it.
+    let mut left = Vec::new();
+    for fact in facts {
+        match fact {
+            Fact::Joined(participant) => store::insert(conn, lease, participant).await?,
+            Fact::WentAway { participant, away } => {
+                store::set_away(conn, lease, *participant, Some(away.since)).await?;
+            }
+            Fact::CameBack { participant } => {
+                store::set_away(conn, lease, *participant, None).await?
+            }
+            Fact::Left {
+                participant,
                 at,
-                kind,
-            };
-            webhooks::emit(conn, &event).await?;
-            seq += 1;
+                reason,
+            } => left.push((participant.id, *at, *reason)),
+            Fact::Started { .. }
+            | Fact::Ended { .. }
+            | Fact::Abandoned { .. }
+            | Fact::Showed { .. }
+            | Fact::Connected(_)
+            | Fact::Ruled(_) => {}
         }
     }
+    store::close(conn, lease, &left).await?;
+    let stays = facts.iter().filter_map(|fact| match fact {
+        Fact::Left {
+            participant, at, ..
+        } => Some(stay(participant, *at)),
+        _ => None,
+    });
+    usage::append(conn, lease.app, lease.meeting, &stays.collect::<Vec<_>>()).await?;
+    let told = facts
+        .iter()
+        .filter_map(|fact| event(after, fact))
+        .zip(before.next_seq..);
+    let Room {
+        id,
+        name,
+        webhooks: urls,
+        ..
+    } = &after.room;
+    let room = webhooks::Room {
+        id: *id,
+        name: name.to_string(),
+        urls: urls.clone(),
+    };
+    let told = told.map(|((at, kind), seq)| {
+        let (id, room) = (EventId::new(at, rng), room.clone());
+        webhooks::Event {
+            id,
+            app: lease.app,
+            room,
+            meeting: lease.meeting,
+            seq,
+            at,
+            kind,
+        }
+    });
+    webhooks::emit(conn, &told.collect::<Vec<_>>()).await?;
+
     let (old, new) = (before.deadlines(), after.deadlines());
-    for (key, due_at) in &new {
-        if old.get(key) != Some(due_at) {
-            deadlines::set_of_meeting(conn, lease.app, lease.meeting, *key, *due_at).await?;
-        }
-    }
-    for key in old.keys().filter(|key| !new.contains_key(key)) {
-        deadlines::cancel(conn, lease.app, *key).await?;
-    }
+    let moved = new
+        .iter()
+        .filter(|(key, due)| is_stored_deadline(key) && old.get(key) != Some(due));
+    deadlines::set_of_meeting(conn, lease.app, lease.meeting, &moved.collect::<Vec<_>>()).await?;
+    let gone = old
+        .keys()
+        .filter(|key| is_stored_deadline(key) && !new.contains_key(key));
+    deadlines::cancel(conn, lease.app, &gone.collect::<Vec<_>>()).await?;
     if ended.is_some() {
         store::forget_commands(conn, lease).await?;
+        deadlines::forget(conn, lease.app, lease.meeting).await?;
     }
-    for command in change.commands {
+    for command in commands {
         store::obeyed(conn, lease, *command).await?;
     }
     Ok(())
 }
 
-fn stay(
-    lease: &Lease,
-    participant: &super::Participant,
-    left_at: chrono::DateTime<chrono::Utc>,
-) -> Stay {
+fn stay(participant: &Participant, left_at: DateTime<Utc>) -> Stay {
     Stay {
-        app: lease.app,
-        meeting: lease.meeting,
         participant: participant.id,
         joined_at: participant.joined_at,
         left_at,
@@ -153,12 +186,8 @@ fn stay(
 }
 
 /// What webhooks tell of a fact.
-fn event(
-    lease: &Lease,
-    after: &State,
-    fact: &Fact,
-) -> Option<(chrono::DateTime<chrono::Utc>, webhooks::Kind)> {
-    let told = |participant: &super::Participant| webhooks::Stay {
+fn event(after: &State, fact: &Fact) -> Option<(DateTime<Utc>, webhooks::Kind)> {
+    let told = |participant: &Participant| webhooks::Stay {
         id: participant.id,
         name: participant.name.clone(),
         email: None,
@@ -178,34 +207,28 @@ fn event(
             at,
             reason,
         } => {
-            let duration_sec = stay(lease, participant, *at).seconds();
-            let reason = LeaveReason::as_str(*reason).to_owned();
             let kind = webhooks::Kind::ParticipantLeft {
                 stay: told(participant),
                 left_at: *at,
-                duration_sec,
-                reason,
+                duration_sec: stay(participant, *at).seconds(),
+                reason: reason.as_str().to_owned(),
             };
             Some((*at, kind))
         }
         Fact::Ended { at, reason } => {
             let started_at = after.started_at.unwrap_or(after.created_at);
-            let duration_sec = (at.timestamp() - started_at.timestamp()).max(0);
-            let participant_count = after.participant_count.into();
-            let reason = reason.as_str().to_owned();
-            Some((
-                *at,
-                webhooks::Kind::MeetingEnded {
-                    duration_sec,
-                    participant_count,
-                    reason,
-                },
-            ))
+            let kind = webhooks::Kind::MeetingEnded {
+                duration_sec: (at.timestamp() - started_at.timestamp()).max(0),
+                participant_count: after.participant_count.into(),
+                reason: reason.as_str().to_owned(),
+            };
+            Some((*at, kind))
         }
         Fact::Abandoned { .. }
         | Fact::WentAway { .. }
         | Fact::CameBack { .. }
         | Fact::Showed { .. }
+        | Fact::Connected(_)
         | Fact::Ruled(_) => None,
     }
 }

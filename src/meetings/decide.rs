@@ -37,6 +37,8 @@ pub struct State {
     pub started_at: Option<DateTime<Utc>>,
     /// Since when nobody is in.
     pub empty_since: Option<DateTime<Utc>>,
+    /// The latest time at which something became true here: nothing that ends the meeting is earlier.
+    pub last_at: DateTime<Utc>,
     /// Number of the next event.
     pub next_seq: i64,
 }
@@ -80,8 +82,23 @@ pub struct Participant {
     pub resume: Option<ResumeHash>,
     /// Set while the connection is lost.
     pub away: Option<Away>,
+    /// The connection that speaks for them; what comes from one that it replaced is ignored.
+    pub connection: Connection,
     /// What they say of their devices and their hand.
     pub shown: Shown,
+}
+
+/// Tells the connections of one node apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connection(pub u64);
+
+/// A participant, speaking through a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// Who.
+    pub participant: ParticipantId,
+    /// Through which connection.
+    pub connection: Connection,
 }
 
 /// A lost connection that may come back.
@@ -183,37 +200,50 @@ pub enum Input {
     Resume {
         /// What the client was given when it joined.
         hash: ResumeHash,
+        /// The new connection.
+        connection: Connection,
     },
     /// A participant leaves by themself.
     Leave {
         /// Who.
-        participant: ParticipantId,
+        by: Speaker,
+        /// When.
+        at: DateTime<Utc>,
     },
     /// A participant's connection is lost.
     Disconnected {
-        /// Who.
-        participant: ParticipantId,
+        /// Whose.
+        by: Speaker,
+        /// The last moment when it is known to have stood.
+        since: DateTime<Utc>,
     },
     /// A participant says something of their devices.
     Show {
         /// Who.
-        participant: ParticipantId,
+        by: Speaker,
         /// What changes.
         change: ShownChange,
     },
     /// A participant writes to all.
     Chat {
         /// Who.
-        participant: ParticipantId,
+        by: Speaker,
         /// What.
         message: ChatMessage,
     },
     /// A participant's media offer.
     Offer {
         /// Who.
-        participant: ParticipantId,
+        by: Speaker,
         /// The offer.
         offer: MediaOffer,
+    },
+    /// The SFU has answered a participant's offer.
+    Answered {
+        /// Who offered.
+        by: Speaker,
+        /// The answer, or why there is none.
+        answer: Result<Arc<str>, Arc<str>>,
     },
     /// What a participant's slots carry has changed.
     Slots {
@@ -231,13 +261,36 @@ pub enum Input {
         /// When that became true.
         at: DateTime<Utc>,
     },
-    /// This node has taken the meeting over from one that was last alive at `renewed_at`.
+    /// This node has taken the meeting over.
     Claimed {
-        /// The last lease renewal.
+        /// The last moment when the owner before is known to have lived.
         renewed_at: DateTime<Utc>,
+        /// Why those who do not come back have left.
+        reason: LeaveReason,
     },
     /// This node stops.
     Shutdown,
+}
+
+impl Input {
+    /// Whether nothing of it is ever stored, so that it need not wait for Postgres.
+    pub fn is_relayed(&self) -> bool {
+        match self {
+            Self::Show { .. }
+            | Self::Chat { .. }
+            | Self::Offer { .. }
+            | Self::Answered { .. }
+            | Self::Slots { .. } => true,
+            Self::Join(_)
+            | Self::Resume { .. }
+            | Self::Leave { .. }
+            | Self::Disconnected { .. }
+            | Self::Due(_)
+            | Self::End { .. }
+            | Self::Claimed { .. }
+            | Self::Shutdown => false,
+        }
+    }
 }
 
 /// What a client offers to the SFU.
@@ -254,6 +307,8 @@ pub struct MediaOffer {
 pub struct JoinRequest {
     /// The stay, if it comes about.
     pub participant: ParticipantId,
+    /// The connection that asks.
+    pub connection: Connection,
     /// Display name.
     pub name: String,
     /// Hash of the token that brings a lost connection back, where the client can do that.
@@ -284,6 +339,8 @@ pub enum Fact {
         /// Who.
         participant: ParticipantId,
     },
+    /// Another connection speaks for a participant. Not stored: connections are this node's.
+    Connected(Speaker),
     /// A stay is over.
     Left {
         /// The stay.
@@ -319,16 +376,19 @@ pub enum Fact {
 /// Something that happens once the facts before it are stored.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// All who are in are told.
-    TellAll(Notice),
-    /// All who are in but one are told.
-    TellOthers(ParticipantId, Notice),
+    /// All who are in are told, or all but one.
+    TellAll {
+        /// Who is not told.
+        except: Option<ParticipantId>,
+        /// What.
+        notice: Notice,
+    },
     /// One is told.
     Tell(ParticipantId, Notice),
     /// One is told why it is over for them, and their connection is closed.
     PutOut(ParticipantId, LeaveReason),
     /// The SFU answers an offer.
-    Negotiate(ParticipantId, MediaOffer),
+    Negotiate(Speaker, MediaOffer),
     /// The SFU forgets one.
     Unplug(ParticipantId),
 }
@@ -340,6 +400,8 @@ pub struct Decision {
     pub facts: Vec<Fact>,
     /// In their order.
     pub effects: Vec<Effect>,
+    /// Who has come in by it.
+    pub entered: Option<ParticipantId>,
 }
 
 /// What `input` makes of the meeting, or why nothing comes of it.
@@ -350,64 +412,70 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
     let mut decision = Decision::default();
     match input {
         Input::Join(request) => return join(state, request, now),
-        Input::Resume { hash } => return resume(state, hash),
-        Input::Leave { participant } => {
-            if let Some(participant) = state.find(*participant) {
-                leave(&mut decision, participant, now, LeaveReason::Left);
+        Input::Resume { hash, connection } => return resume(state, hash, *connection),
+        Input::Leave { by, at } => {
+            leave(&mut decision, state.speaker(*by)?, *at, LeaveReason::Left)
+        }
+        Input::Disconnected { by, since } => {
+            let participant = state.speaker(*by)?;
+            if participant.away.is_some() {
+                // Known already.
+            } else if participant.resume.is_some() {
+                go_away(
+                    &mut decision,
+                    participant,
+                    *since,
+                    now,
+                    LeaveReason::ConnectionLost,
+                );
+            } else {
+                leave(
+                    &mut decision,
+                    participant,
+                    *since,
+                    LeaveReason::ConnectionLost,
+                );
             }
         }
-        Input::Disconnected { participant } => {
-            if let Some(participant) = state
-                .find(*participant)
-                .filter(|participant| participant.away.is_none())
-            {
-                if participant.resume.is_some() {
-                    go_away(
-                        &mut decision,
-                        participant,
-                        now,
-                        now,
-                        LeaveReason::ConnectionLost,
-                    );
-                } else {
-                    leave(&mut decision, participant, now, LeaveReason::ConnectionLost);
-                }
-            }
-        }
-        Input::Show {
-            participant,
-            change,
-        } => {
-            let participant = state.find(*participant).ok_or(Refusal::NotJoined)?;
-            let shown = change.over(participant.shown);
+        Input::Show { by, change } => {
+            let Participant { id, shown, .. } = *state.speaker(*by)?;
+            let shown = change.over(shown);
             decision.facts.push(Fact::Showed {
-                participant: participant.id,
+                participant: id,
                 shown,
             });
             let notice = Notice::Updated {
-                participant: participant.id,
+                participant: id,
                 shown,
             };
-            decision
-                .effects
-                .push(Effect::TellOthers(participant.id, notice));
+            decision.effects.push(Effect::TellAll {
+                except: Some(id),
+                notice,
+            });
         }
-        Input::Chat {
-            participant,
-            message,
-        } => {
-            let participant = state.find(*participant).ok_or(Refusal::NotJoined)?;
-            decision.effects.push(Effect::TellAll(Notice::Chat {
-                from: participant.id,
+        Input::Chat { by, message } => {
+            let from = state.speaker(*by)?.id;
+            let notice = Notice::Chat {
+                from,
                 message: message.clone(),
                 at: now,
-            }));
+            };
+            decision.effects.push(Effect::TellAll {
+                except: None,
+                notice,
+            });
         }
-        Input::Offer { participant, offer } => {
-            let participant = state.find(*participant).ok_or(Refusal::NotJoined)?;
-            decision
-                .effects
-                .push(Effect::Negotiate(participant.id, offer.clone()));
+        Input::Offer { by, offer } => {
+            state.speaker(*by)?;
+            decision.effects.push(Effect::Negotiate(*by, offer.clone()));
+        }
+        Input::Answered { by, answer } => {
+            state.speaker(*by)?;
+            let notice = match answer {
+                Ok(answer) => Notice::Answer(answer.clone()),
+                Err(why) => Notice::NotNegotiated(why.clone()),
+            };
+            decision.effects.push(Effect::Tell(by.participant, notice));
         }
         Input::Slots { participant, slots } => {
             decision
@@ -416,24 +484,16 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
         }
         Input::Due(key) => due(state, *key, now, &mut decision),
         Input::End { reason, at } => end(state, *at, *reason, &mut decision),
-        Input::Claimed { renewed_at } => {
+        Input::Claimed { renewed_at, reason } => {
             for participant in &state.participants {
                 if participant.resume.is_some() {
                     let (since, reason) = match participant.away {
                         Some(away) => (away.since, away.reason),
-                        None => (
-                            (*renewed_at).max(participant.joined_at),
-                            LeaveReason::ServerCrash,
-                        ),
+                        None => ((*renewed_at).max(participant.joined_at), *reason),
                     };
                     go_away(&mut decision, participant, since, now, reason);
                 } else {
-                    leave(
-                        &mut decision,
-                        participant,
-                        *renewed_at,
-                        LeaveReason::ServerCrash,
-                    );
+                    leave(&mut decision, participant, *renewed_at, *reason);
                 }
             }
         }
@@ -458,24 +518,30 @@ pub fn apply(state: &mut State, fact: &Fact) {
         Fact::Started { at } => {
             state.status = Status::Live;
             state.started_at = Some(*at);
+            state.last_at = state.last_at.max(*at);
         }
         Fact::Joined(participant) => {
             state.participants.push(participant.clone());
             state.participant_count += 1;
             state.empty_since = None;
+            state.last_at = state.last_at.max(participant.joined_at);
         }
         Fact::WentAway { participant, away } => {
             state.change(*participant, |known| known.away = Some(*away))
         }
         Fact::CameBack { participant } => state.change(*participant, |known| known.away = None),
+        Fact::Connected(by) => {
+            state.change(by.participant, |known| known.connection = by.connection)
+        }
         Fact::Left {
             participant, at, ..
         } => {
             state
                 .participants
                 .retain(|known| known.id != participant.id);
+            state.last_at = state.last_at.max(*at);
             if state.participants.is_empty() {
-                state.empty_since = Some(*at);
+                state.empty_since = Some(state.last_at);
             }
         }
         Fact::Ended { .. } | Fact::Abandoned { .. } => state.status = Status::Ended,
@@ -489,6 +555,11 @@ pub fn apply(state: &mut State, fact: &Fact) {
     }
 }
 
+/// Whether a deadline of a meeting is stored with it; the room's own is stored with the room.
+pub fn is_stored_deadline(key: &Key) -> bool {
+    key.kind != Kind::RoomExpires
+}
+
 impl Fact {
     /// Whether webhooks tell it, and it has a number among the meeting's events.
     pub fn is_announced(&self) -> bool {
@@ -500,7 +571,10 @@ impl Fact {
 
     /// Whether it must be stored before it is so.
     pub fn is_stored(&self) -> bool {
-        !matches!(self, Self::Showed { .. } | Self::Ruled(_))
+        !matches!(
+            self,
+            Self::Showed { .. } | Self::Connected(_) | Self::Ruled(_)
+        )
     }
 }
 
@@ -528,6 +602,20 @@ impl State {
                 set(Kind::Resume, away.until);
             }
         }
+        if let Some(due) = self
+            .room
+            .rules
+            .expires_at
+            .filter(|_| self.room.rules.eject_at_expiry)
+        {
+            deadlines.insert(
+                Key {
+                    kind: Kind::RoomExpires,
+                    subject: self.room.id.into(),
+                },
+                due,
+            );
+        }
         if let Some(since) = self.empty_since {
             deadlines.insert(
                 Key {
@@ -545,6 +633,18 @@ impl State {
         self.participants
             .iter()
             .find(|participant| participant.id == id)
+    }
+
+    /// The participant for whom this connection speaks.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotJoined`] when they are not in, or another connection speaks for them by now.
+    pub fn speaker(&self, by: Speaker) -> Result<&Participant, Refusal> {
+        let participant = self
+            .find(by.participant)
+            .filter(|known| known.connection == by.connection);
+        participant.ok_or(Refusal::NotJoined)
     }
 
     fn change(&mut self, id: ParticipantId, change: impl FnOnce(&mut Participant)) {
@@ -571,7 +671,10 @@ impl ShownChange {
 fn join(state: &State, request: &JoinRequest, now: DateTime<Utc>) -> Result<Decision, Refusal> {
     let rules = &request.room.rules;
     admission::check(rules, state.participants.len(), now)?;
-    let mut decision = Decision::default();
+    let mut decision = Decision {
+        entered: Some(request.participant),
+        ..Decision::default()
+    };
     if request.room != state.room {
         decision
             .facts
@@ -588,44 +691,50 @@ fn join(state: &State, request: &JoinRequest, now: DateTime<Utc>) -> Result<Deci
         time_up_at: rules.eject_after.map(|limit| now + limit),
         resume: request.resume,
         away: None,
+        connection: request.connection,
         shown: Shown::default(),
     };
-    // The newcomer hears of themself first, and so learns who they are; then of the others, in the order of their joins.
-    let newcomer = Notice::Joined(Person::from(&participant));
-    decision
-        .effects
-        .push(Effect::Tell(participant.id, newcomer.clone()));
-    for other in &state.participants {
-        decision.effects.push(Effect::Tell(
-            participant.id,
-            Notice::Joined(Person::from(other)),
-        ));
-    }
-    decision
-        .effects
-        .push(Effect::TellOthers(participant.id, newcomer));
+    let (id, newcomer) = (participant.id, Person::from(&participant));
+    let others = state.participants.iter().map(Person::from).collect();
+    decision.effects.push(Effect::Tell(
+        id,
+        Notice::Welcome {
+            you: newcomer.clone(),
+            others,
+        },
+    ));
+    decision.effects.push(Effect::TellAll {
+        except: Some(id),
+        notice: Notice::Joined(newcomer),
+    });
     decision.facts.push(Fact::Joined(participant));
     Ok(decision)
 }
 
-fn resume(state: &State, hash: &ResumeHash) -> Result<Decision, Refusal> {
+fn resume(state: &State, hash: &ResumeHash, connection: Connection) -> Result<Decision, Refusal> {
     // A hash of 128 random bits tells nothing by the time that comparing it takes.
     let participant = state
         .participants
         .iter()
         .find(|participant| participant.resume.as_ref() == Some(hash));
-    let participant = participant.ok_or(Refusal::ResumeFailed)?;
-    let mut decision = Decision::default();
+    let participant = participant.ok_or(Refusal::ResumeFailed)?.clone();
+    let id = participant.id;
+    let mut decision = Decision {
+        entered: Some(id),
+        ..Decision::default()
+    };
     if participant.away.is_some() {
-        decision.facts.push(Fact::CameBack {
-            participant: participant.id,
-        });
+        decision.facts.push(Fact::CameBack { participant: id });
     }
+    decision.facts.push(Fact::Connected(Speaker {
+        participant: id,
+        connection,
+    }));
     let people = state.participants.iter().map(Person::from).collect();
     decision.effects.push(Effect::Tell(
-        participant.id,
+        id,
         Notice::Snapshot {
-            participant: participant.id,
+            participant: id,
             people,
         },
     ));
@@ -649,29 +758,29 @@ fn due(state: &State, key: Key, now: DateTime<Utc>, decision: &mut Decision) {
             }
         }
         Kind::Resume => {
-            if let Some(participant) = state.find(key.subject.into())
-                && let Some(away) = participant.away
-            {
-                leave(decision, participant, away.since, away.reason);
+            if let Some(participant) = state.find(key.subject.into()) {
+                leave(decision, participant, due, LeaveReason::ConnectionLost);
             }
         }
         Kind::Empty => end(state, due, EndReason::Empty, decision),
-        Kind::RoomExpires => {} // a room's: it comes as an `End`
+        // The room's own deadline says so too, through a command; whichever comes first.
+        Kind::RoomExpires => end(state, due, EndReason::RoomExpired, decision),
     }
 }
 
 fn end(state: &State, at: DateTime<Utc>, reason: EndReason, decision: &mut Decision) {
+    let mut at = at.max(state.last_at);
     for participant in &state.participants {
-        put_out(decision, participant, at, LeaveReason::Ended(reason));
+        at = at.max(put_out(
+            decision,
+            participant,
+            at,
+            LeaveReason::Ended(reason),
+        ));
     }
     decision.facts.push(match state.started_at {
-        Some(started_at) => Fact::Ended {
-            at: at.max(started_at),
-            reason,
-        },
-        None => Fact::Abandoned {
-            at: at.max(state.created_at),
-        },
+        Some(_) => Fact::Ended { at, reason },
+        None => Fact::Abandoned { at },
     });
 }
 
@@ -686,17 +795,24 @@ fn leave(
     let notice = Notice::Left {
         participant: participant.id,
     };
-    decision
-        .effects
-        .push(Effect::TellOthers(participant.id, notice));
+    decision.effects.push(Effect::TellAll {
+        except: Some(participant.id),
+        notice,
+    });
 }
 
+/// Ends a stay; returns when it ended. Whoever was away left when their connection was lost, and for that reason: they
+/// were not in since.
 fn put_out(
     decision: &mut Decision,
     participant: &Participant,
     at: DateTime<Utc>,
     reason: LeaveReason,
-) {
+) -> DateTime<Utc> {
+    let (at, reason) = match participant.away {
+        Some(away) => (away.since.min(at), away.reason),
+        None => (at, reason),
+    };
     let at = at.max(participant.joined_at);
     decision.facts.push(Fact::Left {
         participant: participant.clone(),
@@ -707,6 +823,7 @@ fn put_out(
         .effects
         .push(Effect::PutOut(participant.id, reason));
     decision.effects.push(Effect::Unplug(participant.id));
+    at
 }
 
 fn go_away(

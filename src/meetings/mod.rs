@@ -27,8 +27,8 @@ use self::owner::{Envelope, Lease, Owner, Sender};
 pub use self::{
     admission::Refusal,
     decide::{
-        Away, Decision, Effect, EndReason, Fact, Input, JoinRequest, LeaveReason, MediaOffer,
-        Participant, ResumeHash, Role, Shown, ShownChange, State, Status,
+        Away, Connection, Decision, Effect, EndReason, Fact, Input, JoinRequest, LeaveReason,
+        MediaOffer, Participant, ResumeHash, Role, Shown, ShownChange, Speaker, State, Status,
     },
     notice::{ChatMessage, Notice, Person},
     owner::Outbox,
@@ -36,7 +36,7 @@ pub use self::{
 use crate::{
     clock::{Clock, Sample},
     db::Db,
-    id::{AppId, MeetingId, NodeId, ParticipantId, RoomId},
+    id::{AppId, BatchId, MeetingId, NodeId, ParticipantId, RoomId},
     rooms::{self, Room, RoomName},
     sfu,
 };
@@ -80,8 +80,17 @@ pub struct Context {
 
 #[derive(Default)]
 struct Live {
-    owners: HashMap<MeetingId, mpsc::Sender<Envelope>>,
+    owners: HashMap<MeetingId, Handle>,
     rooms: HashMap<RoomId, MeetingId>,
+}
+
+/// The way to a meeting's owner.
+#[derive(Clone)]
+struct Handle {
+    inbox: mpsc::Sender<Envelope>,
+    epoch: i64,
+    /// Cancelled when another node owns the meeting.
+    fenced: CancellationToken,
 }
 
 /// A place in a meeting: the way from one connection to the meeting's owner.
@@ -89,7 +98,7 @@ struct Live {
 pub struct Seat {
     /// The stay.
     pub participant: ParticipantId,
-    number: u64,
+    connection: Connection,
     inbox: mpsc::Sender<Envelope>,
 }
 
@@ -148,7 +157,7 @@ impl Meetings {
     ///
     /// # Errors
     ///
-    /// The [`Refusal`] that they are to be told.
+    /// The [`Refusal`] that they are to be told; [`Refusal::TryAgain`] after [`PATIENCE`].
     pub async fn enter(
         &self,
         app: AppId,
@@ -156,9 +165,20 @@ impl Meetings {
         entry: Entry,
         outbox: Outbox,
     ) -> Result<Seat, Refusal> {
-        if self.0.stopping.is_cancelled() {
-            return Err(Refusal::TryAgain);
-        }
+        let enter = self.enter_in_time(app, name, entry, outbox);
+        tokio::time::timeout(PATIENCE, enter)
+            .await
+            .unwrap_or(Err(Refusal::TryAgain))
+    }
+
+    async fn enter_in_time(
+        &self,
+        app: AppId,
+        name: &RoomName,
+        entry: Entry,
+        outbox: Outbox,
+    ) -> Result<Seat, Refusal> {
+        let connection = outbox.connection;
         // A meeting may end between its look-up and the join: the next one is another.
         for _ in 0..3 {
             let room = self.room(app, name).await?;
@@ -169,26 +189,27 @@ impl Meetings {
                     let (name, resume) = (name.clone(), *resume);
                     Input::Join(Box::new(JoinRequest {
                         participant,
+                        connection,
                         name,
                         resume,
                         room,
                     }))
                 }
-                Entry::Resume(hash) => Input::Resume { hash: *hash },
+                Entry::Resume(hash) => Input::Resume {
+                    hash: *hash,
+                    connection,
+                },
             };
             let (reply, answer) = oneshot::channel();
-            let envelope = Envelope {
-                input,
-                from: Sender::Entering(outbox.clone(), reply),
-            };
-            if inbox.send_timeout(envelope, PATIENCE).await.is_err() {
+            let from = Sender::Entering(outbox.clone(), reply);
+            if inbox.send(Envelope { input, from }).await.is_err() {
                 continue;
             }
             match answer.await {
                 Ok(Ok(participant)) => {
                     return Ok(Seat {
                         participant,
-                        number: outbox.number,
+                        connection,
                         inbox,
                     });
                 }
@@ -204,8 +225,8 @@ impl Meetings {
         self.0.commands.notify_one();
     }
 
-    /// Tells a meeting's participant what the SFU reports.
-    pub fn tell_slots(
+    /// Tells a meeting's participant what the SFU reports; waits while the meeting is behind.
+    pub async fn tell_slots(
         &self,
         meeting: MeetingId,
         participant: ParticipantId,
@@ -213,11 +234,14 @@ impl Meetings {
     ) {
         if let Some(owner) = self.0.owner_of(meeting) {
             let input = Input::Slots { participant, slots };
-            // A meeting that is this far behind tells its slots with the next change.
-            let _ = owner.try_send(Envelope {
-                input,
-                from: Sender::Node,
-            });
+            // A meeting that is over has nobody to tell.
+            let _ = owner
+                .inbox
+                .send(Envelope {
+                    input,
+                    from: Sender::Inside,
+                })
+                .await;
         }
     }
 
@@ -261,31 +285,31 @@ impl Meetings {
         found.await.map_err(try_again)?.ok_or(Refusal::RoomNotFound)
     }
 
-    /// The owner of the room's meeting; a new meeting where there is none and `entry` may begin one.
+    /// The way to the owner of the room's meeting; a new meeting where there is none and `entry` may begin one.
     async fn owner(&self, room: &Room, entry: &Entry) -> Result<mpsc::Sender<Envelope>, Refusal> {
+        if let Some(owner) = self.0.owner_in(room.id) {
+            return Ok(owner.inbox);
+        }
         let slot = usize::try_from(self.0.hasher.hash_one(room.id) % 64).unwrap_or_default();
         let _opening = self.0.opening[slot].lock().await;
         if let Some(owner) = self.0.owner_in(room.id) {
-            return Ok(owner);
+            return Ok(owner.inbox);
         }
-        match entry {
-            // Nobody is in: what speaks against a join is known before a meeting is opened for it.
-            Entry::Join { .. } => admission::check(&room.rules, 0, self.0.clock.now())?,
+        if self.0.stopping.is_cancelled() {
+            return Err(Refusal::TryAgain);
+        }
+        if let Entry::Resume(_) = entry {
             // After a restart it may take a moment until somebody owns the meeting.
-            Entry::Resume(_) => {
-                let running = async {
-                    let mut tx = self.0.db.begin(room.app_id).await?;
-                    Ok::<_, rooms::Error>(store::is_running(&mut tx, room.app_id, room.id).await?)
-                };
-                let running = running.await.map_err(try_again)?;
-                return Err(if running {
-                    Refusal::TryAgain
-                } else {
-                    Refusal::ResumeFailed
-                });
-            }
+            let running = self.is_running(room).await.map_err(try_again)?;
+            return Err(if running {
+                Refusal::TryAgain
+            } else {
+                Refusal::ResumeFailed
+            });
         }
+        // Nobody is in: what speaks against a join is known before a meeting is opened for it.
         let now = self.0.clock.now();
+        admission::check(&room.rules, 0, now)?;
         let meeting = MeetingId::new(now, &mut rand::rng());
         let lease = Lease {
             app: room.app_id,
@@ -293,14 +317,7 @@ impl Meetings {
             node: self.0.node,
             epoch: 1,
         };
-        let opened = async {
-            let mut tx = self.0.db.begin(room.app_id).await?;
-            let opened = rooms::hold(&mut tx, room.app_id, room.id).await?;
-            let opened = opened && store::open(&mut tx, &lease, room.id, now).await?;
-            tx.commit().await?;
-            Ok::<_, rooms::Error>(opened)
-        };
-        if !opened.await.map_err(try_again)? {
+        if !self.open(&lease, room, now).await.map_err(try_again)? {
             // Archived this moment, or run by another node, which may have died: its meeting is claimed within seconds.
             return Err(Refusal::TryAgain);
         }
@@ -313,13 +330,32 @@ impl Meetings {
             created_at: now,
             started_at: None,
             empty_since: Some(now),
+            last_at: now,
             next_seq: 1,
         };
-        Ok(self.0.own(lease, state))
+        Ok(self.0.own(lease, (state, None), None))
     }
 
-    /// One heartbeat: leases, clock, claims.
-    async fn keep(&self) -> Result<(), rooms::Error> {
+    async fn is_running(&self, room: &Room) -> Result<bool, rooms::Error> {
+        let mut tx = self.0.db.begin(room.app_id).await?;
+        Ok(store::is_running(&mut tx, room.app_id, room.id).await?)
+    }
+
+    async fn open(
+        &self,
+        lease: &Lease,
+        room: &Room,
+        now: DateTime<Utc>,
+    ) -> Result<bool, rooms::Error> {
+        let mut tx = self.0.db.begin(room.app_id).await?;
+        let there = rooms::hold(&mut tx, room.app_id, room.id).await?;
+        let opened = there && store::open(&mut tx, lease, room.id, now).await?;
+        tx.commit().await?;
+        Ok(opened)
+    }
+
+    /// One heartbeat: clock, leases, claims.
+    async fn keep(&self) -> sqlx::Result<()> {
         let Context {
             db, clock, node, ..
         } = &*self.0;
@@ -343,12 +379,21 @@ impl Meetings {
         }
         let owned = self.0.owned();
         if !owned.is_empty() {
-            store::renew(&mut conn, *node, &owned, clock.now()).await?;
+            let ours = store::renew(&mut conn, *node, &owned, clock.now()).await?;
+            self.0
+                .fence(owned.into_iter().filter(|meeting| !ours.contains(meeting)));
         }
+        store::forget_late_commands(&mut conn).await?;
         let claimed = store::claim(&mut conn, *node, CLAIMS).await?;
         drop(conn);
         for claimed in claimed {
-            self.take_over(&claimed).await?;
+            // Beside the next heartbeat, which keeps the leases.
+            let meetings = self.clone();
+            self.0.spawn(async move {
+                if let Err(error) = meetings.take_over(&claimed).await {
+                    warn!(meeting.id = %claimed.id, %error, "a meeting cannot be taken over; its lease runs out");
+                }
+            });
         }
         Ok(())
     }
@@ -360,6 +405,7 @@ impl Meetings {
             room_id,
             epoch,
             renewed_at,
+            given_up,
         } = *claimed;
         let mut tx = self.0.db.begin(app_id).await?;
         let row = store::load(&mut tx, app_id, id).await?;
@@ -378,22 +424,25 @@ impl Meetings {
             created_at: row.created_at,
             started_at: row.started_at,
             empty_since: row.empty_since,
+            last_at: row.last_at,
             next_seq: row.next_seq,
         };
-        let owner = self.0.own(
-            Lease {
-                app: app_id,
-                meeting: id,
-                node: self.0.node,
-                epoch,
-            },
-            state,
+        let lease = Lease {
+            app: app_id,
+            meeting: id,
+            node: self.0.node,
+            epoch,
+        };
+        let reason = if given_up {
+            LeaveReason::ServerShutdown
+        } else {
+            LeaveReason::ServerCrash
+        };
+        self.0.own(
+            lease,
+            (state, row.batch_id),
+            Some(Input::Claimed { renewed_at, reason }),
         );
-        // The inbox is new and empty.
-        let _ = owner.try_send(Envelope {
-            input: Input::Claimed { renewed_at },
-            from: Sender::Node,
-        });
         Ok(())
     }
 
@@ -406,11 +455,17 @@ impl Meetings {
         }
         let commands = store::commands(&mut self.0.db.system().await?, &owned).await?;
         for (meeting, id, command) in commands {
-            let Command::End { reason, at } = command;
+            let input = match serde_json::from_value(command) {
+                Ok(Command::End { reason, at }) => Input::End { reason, at },
+                Err(error) => {
+                    warn!(meeting.id = %meeting, command.id = id, %error, "a command cannot be read");
+                    continue;
+                }
+            };
             if let Some(owner) = self.0.owner_of(meeting) {
                 // A full inbox is tried again at the next poll.
-                let _ = owner.try_send(Envelope {
-                    input: Input::End { reason, at },
+                let _ = owner.inbox.try_send(Envelope {
+                    input,
                     from: Sender::Command(id),
                 });
             }
@@ -420,6 +475,14 @@ impl Meetings {
 }
 
 impl Seat {
+    /// Who speaks from this place.
+    pub fn speaker(&self) -> Speaker {
+        Speaker {
+            participant: self.participant,
+            connection: self.connection,
+        }
+    }
+
     /// Tells the meeting what its participant does.
     ///
     /// # Errors
@@ -428,7 +491,7 @@ impl Seat {
     pub async fn send(&self, input: Input) -> Result<(), Refusal> {
         let envelope = Envelope {
             input,
-            from: Sender::Connection(self.number),
+            from: Sender::Inside,
         };
         self.inbox
             .send_timeout(envelope, PATIENCE)
@@ -442,26 +505,75 @@ impl Seat {
 
 impl Context {
     /// Starts the owner of a meeting.
-    fn own(self: &Arc<Self>, lease: Lease, state: State) -> mpsc::Sender<Envelope> {
+    fn own(
+        self: &Arc<Self>,
+        lease: Lease,
+        stored: (State, Option<BatchId>),
+        first: Option<Input>,
+    ) -> mpsc::Sender<Envelope> {
         let (inbox, received) = mpsc::channel(INBOX);
-        {
-            let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-            live.owners.insert(lease.meeting, inbox.clone());
-            live.rooms.insert(state.room.id, lease.meeting);
+        let fenced = CancellationToken::new();
+        let handle = Handle {
+            inbox: inbox.clone(),
+            epoch: lease.epoch,
+            fenced: fenced.clone(),
+        };
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.rooms.insert(stored.0.room.id, lease.meeting);
+        // An owner of an earlier claim is not told otherwise that it is out of date.
+        if let Some(earlier) = live.owners.insert(lease.meeting, handle) {
+            earlier.fenced.cancel();
         }
-        self.tasks.spawn_on(
-            Owner::new(self.clone(), lease, state, received).run(),
-            &self.runtime,
+        drop(live);
+        let owner = Owner::new(
+            self.clone(),
+            lease,
+            stored,
+            (inbox.clone(), received),
+            fenced,
+            first,
         );
+        self.spawn(owner.run());
         inbox
     }
 
-    fn forget(&self, meeting: MeetingId, room: RoomId) {
+    /// Runs something that outlives the connection that brought it about, and that a stop waits for.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// Ends the owners of meetings that another node has claimed.
+    fn fence(&self, lost: impl Iterator<Item = MeetingId>) {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.filter_map(|meeting| live.owners.get(&meeting))
+            .for_each(|owner| owner.fenced.cancel());
+    }
+
+    /// Forgets an owner that has ended, and with it the meeting's media; not where a later claim has taken its place.
+    fn forget(&self, lease: &Lease, room: RoomId) {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.owners.remove(&meeting);
-        if live.rooms.get(&room) == Some(&meeting) {
+        if live
+            .owners
+            .get(&lease.meeting)
+            .is_none_or(|owner| owner.epoch != lease.epoch)
+        {
+            return;
+        }
+        live.owners.remove(&lease.meeting);
+        if live.rooms.get(&room) == Some(&lease.meeting) {
             live.rooms.remove(&room);
         }
+        drop(live);
+        let (sfu, meeting) = (self.sfu.clone(), lease.meeting);
+        self.spawn(async move {
+            for _ in 0..CLOSE_TRIES {
+                if sfu.send(sfu::Command::Close { meeting }).is_ok() {
+                    return;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+            warn!(meeting.id = %meeting, "the media worker was too busy to end a meeting's media");
+        });
     }
 
     fn owned(&self) -> Vec<MeetingId> {
@@ -474,7 +586,7 @@ impl Context {
             .collect()
     }
 
-    fn owner_of(&self, meeting: MeetingId) -> Option<mpsc::Sender<Envelope>> {
+    fn owner_of(&self, meeting: MeetingId) -> Option<Handle> {
         self.live
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -483,15 +595,9 @@ impl Context {
             .cloned()
     }
 
-    fn owner_in(&self, room: RoomId) -> Option<mpsc::Sender<Envelope>> {
+    fn owner_in(&self, room: RoomId) -> Option<Handle> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.owners.get(live.rooms.get(&room)?).cloned()
-    }
-
-    fn command_sfu(&self, command: sfu::Command) {
-        if self.sfu.send(command).is_err() {
-            warn!("the media worker is too busy to take a command");
-        }
     }
 }
 
@@ -504,12 +610,14 @@ fn try_again(error: rooms::Error) -> Refusal {
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// A command from another process is noticed after this long at most.
 const POLL: Duration = Duration::from_millis(200);
-/// How long somebody waits for a place in an owner's inbox.
+/// How long somebody waits for a meeting.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Inputs that wait for an owner at most.
 const INBOX: usize = 1024;
 /// Questions for Postgres's time per heartbeat: the quickest answer counts.
 const SAMPLES: usize = 3;
+/// Tries to end a meeting's media.
+const CLOSE_TRIES: usize = 50;
 /// Meetings claimed per heartbeat at most.
 const CLAIMS: i64 = 100;
 /// From here on an operator should know.

@@ -10,7 +10,14 @@ use crate::{id::ParticipantId, sfu};
 /// One thing that a connection is told.
 #[derive(Clone, Debug)]
 pub enum Notice {
-    /// Somebody is in; the first notice is of the person told.
+    /// The person told is in, and so are these, in the order of their joins.
+    Welcome {
+        /// Who is told.
+        you: Person,
+        /// Who is in already.
+        others: Arc<[Person]>,
+    },
+    /// Somebody else is in.
     Joined(Person),
     /// Somebody has left.
     Left {

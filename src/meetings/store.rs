@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{
-    Away, Command, Fact, LeaveReason, Participant, ResumeHash, Role, State, Status, owner::Lease,
+    Away, Command, Connection, LeaveReason, Participant, ResumeHash, Role, State, Status,
+    owner::Lease,
 };
 use crate::{
     db::System,
@@ -24,6 +25,8 @@ pub struct Claimed {
     pub epoch: i64,
     /// When its owner before is last known to have lived.
     pub renewed_at: DateTime<Utc>,
+    /// Whether that owner gave it up in order.
+    pub given_up: bool,
 }
 
 /// A meeting's row.
@@ -34,6 +37,8 @@ pub struct Row {
     pub empty_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
+    pub last_at: DateTime<Utc>,
+    pub batch_id: Option<BatchId>,
 }
 
 /// Opens a meeting that `lease.node` owns; `false` where the room already has one.
@@ -45,8 +50,8 @@ pub async fn open(
 ) -> sqlx::Result<bool> {
     let result = sqlx::query!(
         "insert into meetings (id, app_id, room_id, status, owner_node, epoch, lease_until, renewed_at, next_seq,
-             participant_count, empty_since, created_at)
-         values ($1, $2, $3, 'open', $4, $5, clock_timestamp() + interval '6 seconds', $6, 1, 0, $6, $6)
+             participant_count, empty_since, last_at, created_at)
+         values ($1, $2, $3, 'open', $4, $5, clock_timestamp() + interval '6 seconds', $6, 1, 0, $6, $6, $6)
          on conflict (room_id) where status <> 'ended' do nothing",
         lease.meeting as MeetingId,
         lease.app as AppId,
@@ -77,15 +82,18 @@ pub async fn is_running(conn: &mut PgConnection, app: AppId, room: RoomId) -> sq
 pub async fn claim(conn: &mut System, node: NodeId, limit: i64) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query_as!(
         Claimed,
-        r#"update meetings set owner_node = $1, epoch = epoch + 1, lease_until = clock_timestamp() + interval '6 seconds'
-           where id in (
-               select id from meetings
+        r#"with free as (
+               select id, owner_node is null as given_up from meetings
                where status <> 'ended'
                  and (owner_node is null
                       or (lease_until < clock_timestamp()
                           and pg_postmaster_start_time() + interval '6 seconds' < clock_timestamp()))
-               order by id limit $2 for update skip locked)
-           returning app_id, id, room_id, epoch, renewed_at"#,
+               order by id limit $2 for update skip locked
+           )
+           update meetings m
+           set owner_node = $1, epoch = epoch + 1, lease_until = clock_timestamp() + interval '6 seconds'
+           from free where m.id = free.id
+           returning m.app_id, m.id, m.room_id, m.epoch, m.renewed_at, free.given_up as "given_up!""#,
         node as NodeId,
         limit,
     )
@@ -142,7 +150,8 @@ pub async fn release(
 pub async fn load(conn: &mut PgConnection, app: AppId, id: MeetingId) -> sqlx::Result<Row> {
     sqlx::query_as!(
         Row,
-        r#"select status as "status: Status", next_seq, participant_count, empty_since, created_at, started_at
+        r#"select status as "status: Status", next_seq, participant_count, empty_since, created_at, started_at,
+               last_at, batch_id
            from meetings where app_id = $1 and id = $2"#,
         app as AppId,
         id as MeetingId,
@@ -180,25 +189,28 @@ pub async fn participants(
             until: since,
             reason: LeaveReason::ConnectionLost,
         }),
+        connection: Connection::default(),
         shown: super::Shown::default(),
     });
     Ok(participants.collect())
 }
 
-/// Writes how far the meeting has come; `false` where `lease` is no longer the owner's.
+/// Writes how far the meeting has come; `false` where `lease` is no longer the owner's, or the owner's last transaction
+/// was not `previous`.
 pub async fn advance(
     conn: &mut PgConnection,
     lease: &Lease,
-    batch: BatchId,
+    (previous, batch): (Option<BatchId>, BatchId),
     state: &State,
     ended: Option<(DateTime<Utc>, &str)>,
 ) -> sqlx::Result<bool> {
     let result = sqlx::query!(
         "update meetings set status = $5, next_seq = $6, participant_count = $7, empty_since = $8, started_at = $9,
-             ended_at = $10, end_reason = $11, batch_id = $12,
+             ended_at = $10, end_reason = $11, batch_id = $12, last_at = $14,
              owner_node = case when $10::timestamptz is null then owner_node end,
              lease_until = case when $10::timestamptz is null then lease_until end
-         where id = $1 and app_id = $2 and owner_node = $3 and epoch = $4 and status <> 'ended'",
+         where id = $1 and app_id = $2 and owner_node = $3 and epoch = $4 and status <> 'ended'
+           and batch_id is not distinct from $13",
         lease.meeting as MeetingId,
         lease.app as AppId,
         lease.node as NodeId,
@@ -211,50 +223,26 @@ pub async fn advance(
         ended.map(|(at, _)| at),
         ended.map(|(_, reason)| reason),
         batch as BatchId,
+        previous as Option<BatchId>,
+        state.last_at,
     )
     .execute(conn)
     .await?;
     Ok(result.rows_affected() == 1)
 }
 
-/// Whether the owner's transaction with this batch id came about.
-pub async fn has_batch(
-    conn: &mut PgConnection,
-    lease: &Lease,
-    batch: BatchId,
-) -> sqlx::Result<bool> {
+/// The owner's last transaction. One that is still under way holds the row, and is waited for.
+pub async fn last_batch(conn: &mut PgConnection, lease: &Lease) -> sqlx::Result<Option<BatchId>> {
     sqlx::query_scalar!(
-        r#"select exists (select from meetings where id = $1 and app_id = $2 and batch_id = $3) as "exists!""#,
+        "select batch_id from meetings where id = $1 and app_id = $2 for update",
         lease.meeting as MeetingId,
         lease.app as AppId,
-        batch as BatchId,
     )
     .fetch_one(conn)
     .await
 }
 
-/// Writes what a fact changes among the stays.
-pub async fn record(conn: &mut PgConnection, lease: &Lease, fact: &Fact) -> sqlx::Result<()> {
-    match fact {
-        Fact::Joined(participant) => insert(conn, lease, participant).await,
-        Fact::WentAway { participant, away } => {
-            set_away(conn, lease, *participant, Some(away.since)).await
-        }
-        Fact::CameBack { participant } => set_away(conn, lease, *participant, None).await,
-        Fact::Left {
-            participant,
-            at,
-            reason,
-        } => close(conn, lease, participant.id, *at, *reason).await,
-        Fact::Started { .. }
-        | Fact::Ended { .. }
-        | Fact::Abandoned { .. }
-        | Fact::Showed { .. }
-        | Fact::Ruled(_) => Ok(()),
-    }
-}
-
-async fn insert(
+pub async fn insert(
     conn: &mut PgConnection,
     lease: &Lease,
     participant: &Participant,
@@ -276,7 +264,7 @@ async fn insert(
     Ok(())
 }
 
-async fn set_away(
+pub async fn set_away(
     conn: &mut PgConnection,
     lease: &Lease,
     participant: ParticipantId,
@@ -293,19 +281,29 @@ async fn set_away(
     Ok(())
 }
 
-async fn close(
+/// Ends these stays.
+pub async fn close(
     conn: &mut PgConnection,
     lease: &Lease,
-    participant: ParticipantId,
-    at: DateTime<Utc>,
-    reason: LeaveReason,
+    left: &[(ParticipantId, DateTime<Utc>, LeaveReason)],
 ) -> sqlx::Result<()> {
+    if left.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<&[u8]> = left
+        .iter()
+        .map(|(id, ..)| id.as_bytes().as_slice())
+        .collect();
+    let times: Vec<DateTime<Utc>> = left.iter().map(|(_, at, _)| *at).collect();
+    let reasons: Vec<&str> = left.iter().map(|(.., reason)| reason.as_str()).collect();
     sqlx::query!(
-        "update participants set left_at = $3, leave_reason = $4 where app_id = $1 and id = $2 and left_at is null",
+        "update participants p set left_at = l.at, leave_reason = l.reason
+         from unnest($2::bytea[], $3::timestamptz[], $4::text[]) as l (id, at, reason)
+         where p.app_id = $1 and p.id = l.id and p.left_at is null",
         lease.app as AppId,
-        participant as ParticipantId,
-        at,
-        reason.as_str(),
+        &ids as &[&[u8]],
+        &times,
+        &reasons as &[&str],
     )
     .execute(conn)
     .await?;
@@ -337,19 +335,27 @@ pub async fn command(
 pub async fn commands(
     conn: &mut System,
     meetings: &[MeetingId],
-) -> sqlx::Result<Vec<(MeetingId, i64, Command)>> {
+) -> sqlx::Result<Vec<(MeetingId, i64, serde_json::Value)>> {
     let ids: Vec<&[u8]> = meetings.iter().map(|id| id.as_bytes().as_slice()).collect();
     let rows = sqlx::query!(
-        r#"select meeting_id as "meeting_id!", id, command as "command: sqlx::types::Json<Command>"
-           from meeting_commands where meeting_id = any($1::bytea[]) order by id limit 1000"#,
+        r#"select meeting_id as "meeting_id!", id, command from meeting_commands
+           where meeting_id = any($1::bytea[]) order by id limit 1000"#,
         &ids as &[&[u8]],
     )
     .fetch_all(&mut **conn)
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| (row.meeting_id, row.id, row.command.0))
+        .map(|row| (row.meeting_id, row.id, row.command))
         .collect())
+}
+
+/// Removes commands that came when their meetings were just over.
+pub async fn forget_late_commands(conn: &mut System) -> sqlx::Result<()> {
+    sqlx::query!("delete from meeting_commands c using meetings m where m.id = c.meeting_id and m.status = 'ended'")
+        .execute(&mut **conn)
+        .await?;
+    Ok(())
 }
 
 /// Removes a command that has been obeyed.

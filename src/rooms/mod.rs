@@ -5,7 +5,6 @@ mod store;
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::{Rng, seq::IndexedRandom};
 use sqlx::{PgConnection, PgTransaction};
-use url::Url;
 
 use crate::{
     deadlines::{self, Due, Kind},
@@ -159,30 +158,28 @@ pub async fn archive(
     let Some(room) = store::archive(tx, app, name, now).await? else {
         return Ok(None);
     };
-    deadlines::cancel(
-        tx,
-        app,
-        deadlines::Key {
-            kind: Kind::RoomExpires,
-            subject: room.into(),
-        },
-    )
-    .await?;
+    let expiry = deadlines::Key {
+        kind: Kind::RoomExpires,
+        subject: room.into(),
+    };
+    deadlines::cancel(tx, app, &[&expiry]).await?;
     meetings::request_end(tx, app, room, EndReason::RoomDeleted, now).await?;
     Ok(Some(room))
 }
 
-/// What the room's expiry does: with `ejectAtRoomExp` its meeting ends. Joins are refused by the time alone.
-pub async fn expire(tx: &mut PgTransaction<'_>, due: &Due) -> Result<(), Error> {
-    if !deadlines::take(tx, due).await? {
-        return Ok(());
-    }
-    // Locked, so that a meeting that is being opened is either seen here or sees the time itself.
+/// What the room's expiry does: with `ejectAtRoomExp` its meeting ends. Joins are refused by the time alone. `false` where
+/// the deadline was not there to be taken any more.
+pub async fn expire(tx: &mut PgTransaction<'_>, due: &Due) -> Result<bool, Error> {
+    // Locked first, as whoever archives it does; and so that a meeting that is being opened is either seen here or sees
+    // the time itself.
     let room = store::lock(tx, due.app, due.room).await?;
+    if !deadlines::take(tx, due).await? {
+        return Ok(false);
+    }
     if room.is_some_and(|room| room.rules.eject_at_expiry) {
         meetings::request_end(tx, due.app, due.room, EndReason::RoomExpired, due.at).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 impl RoomName {
@@ -217,13 +214,6 @@ impl std::fmt::Display for RoomName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// The link that people open to join this room.
-pub fn link(base: &Url, name: &RoomName) -> Url {
-    let mut link = base.clone();
-    link.set_path(name.as_str());
-    link
 }
 
 const LETTERS_AND_DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";

@@ -1,26 +1,35 @@
 //! One client's socket: frames in, notices out.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session};
+use actix_ws::{
+    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session,
+};
 use aws_lc_rs::digest;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::protocol::{self, Audience, ClientFrame, Problem, ServerFrame};
+use super::{
+    meter::Meter,
+    protocol::{self, Audience, ClientFrame, Problem, ServerFrame},
+};
 use crate::{
     clock::Clock,
-    id::{AppId, ParticipantId},
+    id::AppId,
     meetings::{
-        Entry, Input, MediaOffer, Meetings, Notice, Outbox, Refusal, ResumeHash, Seat, ShownChange,
+        self, Entry, Input, MediaOffer, Meetings, Notice, Outbox, Refusal, ResumeHash, Seat,
+        ShownChange, Speaker,
     },
     rooms::RoomName,
+    sfu,
 };
 
 /// Serves one socket until either side closes it.
@@ -34,25 +43,31 @@ pub async fn connect(
     messages: AggregatedMessageStream,
     stopping: CancellationToken,
 ) {
+    let heard = clock.now();
     let mut connection = Connection {
         app,
         meetings,
         clock,
         session,
         place: None,
+        heard,
     };
-    let (lost, reason) = connection.serve(messages, &stopping).await;
+    let end = connection.serve(messages, &stopping).await;
     if let Some(place) = connection.place.take() {
-        let participant = place.seat.participant;
-        let input = if lost {
-            Input::Disconnected { participant }
-        } else {
-            Input::Leave { participant }
+        let by = place.seat.speaker();
+        let now = connection.clock.now();
+        let input = match end.how {
+            How::OnPurpose => Input::Leave { by, at: now },
+            How::Lost => Input::Disconnected { by, since: now },
+            How::Silent => Input::Disconnected {
+                by,
+                since: connection.heard,
+            },
         };
-        // A meeting that has ended knows already.
+        // A meeting that has no room for it, or is over, finds out by itself.
         let _ = place.seat.send(input).await;
     }
-    let _ = connection.session.close(reason).await;
+    let _ = connection.session.close(end.close).await;
 }
 
 struct Connection {
@@ -62,6 +77,8 @@ struct Connection {
     session: Session,
     /// Where the client is in, if it is.
     place: Option<Place>,
+    /// When the client was last heard of.
+    heard: DateTime<Utc>,
 }
 
 /// A client's place in a meeting.
@@ -71,6 +88,8 @@ struct Place {
     notices: mpsc::Receiver<Notice>,
     /// Given to a client that can resume.
     resume_token: Option<String>,
+    /// Whether an offer has not been answered yet.
+    negotiating: bool,
 }
 
 impl Place {
@@ -83,133 +102,188 @@ impl Place {
     }
 }
 
-/// What happens next to a connection.
-enum Next {
-    Frame(Option<Result<AggregatedMessage, actix_ws::ProtocolError>>),
-    Notice(Option<Notice>),
-    Ping,
-    Stop,
+/// How a socket ends.
+struct End {
+    how: How,
+    /// What the client is told when it is closed.
+    close: Option<CloseReason>,
+}
+
+/// What the end of a socket says of its client.
+enum How {
+    /// It closed the socket as one who leaves.
+    OnPurpose,
+    /// Its connection broke.
+    Lost,
+    /// It was not heard of for too long.
+    Silent,
+}
+
+impl End {
+    fn lost(close: impl Into<Option<CloseReason>>) -> Self {
+        Self {
+            how: How::Lost,
+            close: close.into(),
+        }
+    }
+
+    fn silent() -> Self {
+        Self {
+            how: How::Silent,
+            close: None,
+        }
+    }
+}
+
+impl From<actix_ws::Closed> for End {
+    fn from(_: actix_ws::Closed) -> Self {
+        Self::lost(None)
+    }
 }
 
 impl Connection {
-    /// Serves the socket; returns whether it was lost (as against: closed on purpose) and how it is closed.
+    /// Serves the socket until it ends.
     async fn serve(
         &mut self,
         mut messages: AggregatedMessageStream,
         stopping: &CancellationToken,
-    ) -> (bool, Option<CloseReason>) {
-        let mut heard = self.clock.instant();
+    ) -> End {
         let mut ping = tokio::time::interval(PING_EVERY);
         ping.reset();
+        let start = self.clock.instant();
+        let mut bytes = Meter::new(
+            protocol::BYTES_PER_SECOND,
+            protocol::BYTES_PER_SECOND,
+            start,
+        );
+        let mut frames = Meter::new(
+            protocol::FRAMES_PER_SECOND,
+            2.0 * protocol::FRAMES_PER_SECOND,
+            start,
+        );
         loop {
             let outside = self.place.is_none();
             let place = &mut self.place;
-            let next = tokio::select! {
-                biased;
+            let step = tokio::select! {
                 notice = async {
                     match place {
                         Some(place) => place.notices.recv().await,
                         None => std::future::pending().await,
                     }
-                } => Next::Notice(notice),
-                message = messages.next() => Next::Frame(message),
-                _ = ping.tick() => Next::Ping,
-                () = stopping.cancelled(), if outside => Next::Stop,
+                } => self.tell(notice).await,
+                message = messages.next() => {
+                    self.heard = self.clock.now();
+                    let instant = self.clock.instant();
+                    let length = match &message {
+                        Some(Ok(AggregatedMessage::Text(text))) => text.len(),
+                        _ => 0,
+                    };
+                    // A length is exact up to 2^53.
+                    if bytes.take(length as f64, instant) && frames.take(1.0, instant) {
+                        self.hear(message).await
+                    } else {
+                        self.refuse(&Problem::TooFast).await.and_then(|()| Err(End::lost(CloseReason::from(CloseCode::Policy))))
+                    }
+                }
+                _ = ping.tick() => self.ping().await,
+                () = stopping.cancelled(), if outside => Err(End::lost(CloseReason::from(CloseCode::Restart))),
             };
-            match next {
-                Next::Notice(notice) => {
-                    if let Some(reason) = self.tell(notice).await {
-                        return (true, Some(reason));
-                    }
-                }
-                Next::Frame(message) => {
-                    heard = self.clock.instant();
-                    match message {
-                        Some(Ok(AggregatedMessage::Text(text))) => {
-                            if self.handle_text(&text).await.is_err() {
-                                return (true, None);
-                            }
-                        }
-                        Some(Ok(AggregatedMessage::Ping(payload))) => {
-                            if self.session.pong(&payload).await.is_err() {
-                                return (true, None);
-                            }
-                        }
-                        Some(Ok(AggregatedMessage::Pong(_))) => {}
-                        Some(Ok(AggregatedMessage::Binary(_))) => {
-                            let problem = Problem::InvalidMessage("frames are text".to_owned());
-                            if self
-                                .send(&protocol::error(&problem, self.clock.now()))
-                                .await
-                                .is_err()
-                            {
-                                return (true, None);
-                            }
-                        }
-                        Some(Ok(AggregatedMessage::Close(reason))) => {
-                            let code = reason.as_ref().map(|reason| reason.code);
-                            let on_purpose =
-                                matches!(code, Some(CloseCode::Normal | CloseCode::Away));
-                            return (!on_purpose, reason);
-                        }
-                        Some(Err(error)) => {
-                            debug!(%error, "a signaling socket broke its protocol");
-                            return (true, Some(CloseCode::Protocol.into()));
-                        }
-                        None => return (true, None),
-                    }
-                }
-                Next::Ping => {
-                    if heard.elapsed() > SILENCE || self.session.ping(b"").await.is_err() {
-                        return (true, None);
-                    }
-                }
-                Next::Stop => return (false, Some(CloseCode::Restart.into())),
+            if let Err(end) = step {
+                return end;
             }
         }
     }
 
-    /// Passes a notice on; returns how to close the socket if it was the last one.
-    async fn tell(&mut self, notice: Option<Notice>) -> Option<CloseReason> {
-        let Some(notice) = notice else {
-            // The meeting dropped us: we were too slow, or somebody resumed in our place, or another node owns it now.
-            self.place = None;
-            return Some(CloseCode::Restart.into());
-        };
+    async fn hear(
+        &mut self,
+        message: Option<Result<AggregatedMessage, ProtocolError>>,
+    ) -> Result<(), End> {
+        match message {
+            Some(Ok(AggregatedMessage::Text(text))) => {
+                let outcome = match ClientFrame::parse(&text) {
+                    Ok(frame) => self.handle(frame).await,
+                    Err(problem) => Err(problem),
+                };
+                // A join may have taken its time, in which nothing could be heard.
+                self.heard = self.clock.now();
+                match outcome {
+                    Ok(()) => Ok(()),
+                    Err(problem) => self.refuse(&problem).await,
+                }
+            }
+            Some(Ok(AggregatedMessage::Ping(payload))) => Ok(self.session.pong(&payload).await?),
+            Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
+            Some(Ok(AggregatedMessage::Binary(_))) => {
+                self.refuse(&Problem::InvalidMessage("frames are text".to_owned()))
+                    .await
+            }
+            Some(Ok(AggregatedMessage::Close(close))) => {
+                let code = close.as_ref().map(|close| close.code);
+                let on_purpose = matches!(code, Some(CloseCode::Normal | CloseCode::Away));
+                Err(End {
+                    how: if on_purpose {
+                        How::OnPurpose
+                    } else {
+                        How::Lost
+                    },
+                    close,
+                })
+            }
+            Some(Err(ProtocolError::Overflow)) => {
+                let limit = format!("a frame has at most {} bytes", protocol::LONGEST_FRAME);
+                self.refuse(&Problem::InvalidMessage(limit)).await?;
+                Err(End::lost(CloseReason::from(CloseCode::Size)))
+            }
+            Some(Err(error)) => {
+                debug!(%error, "a signaling socket broke its protocol");
+                Err(End::lost(CloseReason::from(CloseCode::Protocol)))
+            }
+            None => Err(End::lost(None)),
+        }
+    }
+
+    async fn ping(&mut self) -> Result<(), End> {
+        if self.clock.now() - self.heard > SILENCE {
+            return Err(End::silent());
+        }
+        Ok(self.session.ping(b"").await?)
+    }
+
+    /// Passes a notice on; the last one ends the socket.
+    async fn tell(&mut self, notice: Option<Notice>) -> Result<(), End> {
+        let restart = || End::lost(CloseReason::from(CloseCode::Restart));
+        // The meeting dropped us: we were too slow, or somebody resumed in our place, or another node owns it now.
+        let notice = notice.ok_or_else(restart)?;
         let now = self.clock.now();
-        if let Some(place) = &self.place
-            && let Some(frame) = protocol::frame(&notice, &place.audience(), now)
-            && send(&mut self.session, &frame).await.is_err()
-        {
-            return Some(CloseCode::Abnormal.into());
+        if let Some(place) = &mut self.place {
+            if matches!(notice, Notice::Answer(_) | Notice::NotNegotiated(_)) {
+                place.negotiating = false;
+            }
+            for frame in protocol::frames(&notice, &place.audience(), now) {
+                send(&mut self.session, &frame).await?;
+            }
         }
         match notice {
             Notice::Ended(_) => {
                 self.place = None;
-                Some(CloseCode::Normal.into())
+                Err(End::lost(CloseReason::from(CloseCode::Normal)))
             }
             Notice::Restarting => {
                 // The stay goes on without a socket: the next owner lets it resume.
                 self.place = None;
-                Some(CloseCode::Restart.into())
+                Err(restart())
             }
-            _ => None,
+            _ => Ok(()),
         }
     }
 
-    /// Obeys a frame; what comes to nothing is answered with an `error` frame.
-    async fn handle_text(&mut self, text: &str) -> Result<(), actix_ws::Closed> {
-        let outcome = match ClientFrame::parse(text) {
-            Ok(frame) => self.handle(frame).await,
-            Err(problem) => Err(problem),
-        };
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(problem) => {
-                self.send(&protocol::error(&problem, self.clock.now()))
-                    .await
-            }
-        }
+    /// Says that a frame came to nothing.
+    async fn refuse(&mut self, problem: &Problem) -> Result<(), End> {
+        send(
+            &mut self.session,
+            &protocol::error(problem, self.clock.now()),
+        )
+        .await
     }
 
     async fn handle(&mut self, frame: ClientFrame) -> Result<(), Problem> {
@@ -235,18 +309,14 @@ impl Connection {
             // Leaving twice is leaving.
             ClientFrame::Leave => match self.place.take() {
                 Some(place) => {
-                    let participant = place.seat.participant;
-                    Ok(place.seat.send(Input::Leave { participant }).await?)
+                    let (by, at) = (place.seat.speaker(), self.clock.now());
+                    Ok(place.seat.send(Input::Leave { by, at }).await?)
                 }
                 None => Ok(()),
             },
             ClientFrame::Chat { text, reply_to } => {
                 let message = protocol::chat_message(text, reply_to)?;
-                self.say(|participant| Input::Chat {
-                    participant,
-                    message,
-                })
-                .await
+                self.say(|by| Input::Chat { by, message }).await
             }
             ClientFrame::ParticipantUpdated {
                 is_muted,
@@ -258,30 +328,40 @@ impl Connection {
                     is_video_off,
                     is_hand_raised,
                 };
-                self.say(|participant| Input::Show {
-                    participant,
-                    change,
-                })
-                .await
+                self.say(|by| Input::Show { by, change }).await
             }
             ClientFrame::Offer {
                 target_id,
                 sdp,
                 tracks,
-            } => {
-                if target_id != protocol::SFU {
-                    return Err(Problem::InvalidMessage(
-                        "`targetId` of an offer must be \"sfu\"".to_owned(),
-                    ));
-                }
-                let offer = MediaOffer {
-                    sdp: sdp.into(),
-                    tracks: tracks.into_iter().collect(),
-                };
-                self.say(|participant| Input::Offer { participant, offer })
-                    .await
-            }
+            } => self.offer(&target_id, sdp, tracks).await,
         }
+    }
+
+    async fn offer(
+        &mut self,
+        target: &str,
+        sdp: String,
+        tracks: BTreeMap<String, sfu::Source>,
+    ) -> Result<(), Problem> {
+        if target != protocol::SFU {
+            return Err(Problem::InvalidMessage(
+                "`targetId` of an offer must be \"sfu\"".to_owned(),
+            ));
+        }
+        if sdp.len() > sfu::OFFER_LIMIT {
+            let limit = format!("it has more than {} bytes", sfu::OFFER_LIMIT);
+            return Err(Problem::NotNegotiated(limit.into()));
+        }
+        let place = self.place.as_mut().ok_or(Refusal::NotJoined)?;
+        if std::mem::replace(&mut place.negotiating, true) {
+            return Err(Problem::Negotiating);
+        }
+        let offer = MediaOffer {
+            sdp: sdp.into(),
+            tracks: tracks.into_iter().collect(),
+        };
+        self.say(|by| Input::Offer { by, offer }).await
     }
 
     async fn enter(
@@ -296,8 +376,9 @@ impl Connection {
         // A text that cannot be a name is the name of no room.
         let room: RoomName = room.parse().map_err(|_| Refusal::RoomNotFound)?;
         let (sender, notices) = mpsc::channel(NOTICES);
+        let connection = meetings::Connection(NEXT_NUMBER.fetch_add(1, Relaxed));
         let outbox = Outbox {
-            number: NEXT_NUMBER.fetch_add(1, Relaxed),
+            connection,
             notices: sender,
         };
         let seat = self.meetings.enter(self.app, &room, entry, outbox).await?;
@@ -306,28 +387,26 @@ impl Connection {
             seat,
             notices,
             resume_token,
+            negotiating: false,
         });
         Ok(())
     }
 
-    async fn say(&self, input: impl FnOnce(ParticipantId) -> Input) -> Result<(), Problem> {
+    async fn say(&self, input: impl FnOnce(Speaker) -> Input) -> Result<(), Problem> {
         let place = self.place.as_ref().ok_or(Refusal::NotJoined)?;
-        Ok(place.seat.send(input(place.seat.participant)).await?)
-    }
-
-    async fn send(&mut self, frame: &ServerFrame<'_>) -> Result<(), actix_ws::Closed> {
-        send(&mut self.session, frame).await
+        Ok(place.seat.send(input(place.seat.speaker())).await?)
     }
 }
 
-/// Sends a frame. A client that does not take it in time counts as lost.
-async fn send(session: &mut Session, frame: &ServerFrame<'_>) -> Result<(), actix_ws::Closed> {
+/// Sends a frame. A client that does not take it in time counts as silent.
+async fn send(session: &mut Session, frame: &ServerFrame<'_>) -> Result<(), End> {
     let Ok(text) = serde_json::to_string(frame) else {
         return Ok(());
     };
-    tokio::time::timeout(SEND_TIMEOUT, session.text(text))
-        .await
-        .unwrap_or(Err(actix_ws::Closed))
+    match tokio::time::timeout(SEND_TIMEOUT, session.text(text)).await {
+        Ok(sent) => Ok(sent?),
+        Err(_) => Err(End::silent()),
+    }
 }
 
 /// 128 random bits in hexadecimal.
@@ -351,4 +430,4 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pings keep the ways through proxies open and find clients that are gone.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// A client that was silent for this long, pongs included, is gone.
-const SILENCE: Duration = Duration::from_secs(25);
+const SILENCE: TimeDelta = TimeDelta::seconds(25);

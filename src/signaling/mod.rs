@@ -4,6 +4,7 @@
 //! describes it.
 
 mod connection;
+mod meter;
 pub mod protocol;
 
 pub use self::connection::connect;

@@ -14,6 +14,10 @@ use crate::{
 
 /// Longest frame that a client may send, in bytes.
 pub const LONGEST_FRAME: usize = 1024 * 1024;
+/// Bytes that a client may send per second, and at once.
+pub const BYTES_PER_SECOND: f64 = 2.0 * 1024.0 * 1024.0;
+/// Frames that a client may send per second; twice as many at once.
+pub const FRAMES_PER_SECOND: f64 = 50.0;
 /// Longest display name, in characters.
 pub const LONGEST_NAME: usize = 100;
 /// Longest chat text, in characters.
@@ -130,6 +134,7 @@ enum Message<'a> {
         is_moderator: bool,
         is_muted: bool,
         is_video_off: bool,
+        is_hand_raised: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         resume_token: Option<&'a str>,
     },
@@ -194,6 +199,12 @@ pub enum Problem {
     /// The socket is in a room already.
     #[error("Already in a room: leave it first, or open another connection.")]
     AlreadyJoined,
+    /// The client sends more than it may.
+    #[error("You send too much at once: slow down.")]
+    TooFast,
+    /// The offer before this one has not been answered yet.
+    #[error("The offer before this one has not been answered yet.")]
+    Negotiating,
     /// The SFU refused the offer.
     #[error("The media offer was refused: {0}")]
     NotNegotiated(Arc<str>),
@@ -209,6 +220,8 @@ impl Problem {
             Self::InvalidMessage(_) => "INVALID_MESSAGE",
             Self::UnknownType => "UNKNOWN_MESSAGE_TYPE",
             Self::AlreadyJoined => "ALREADY_JOINED",
+            Self::TooFast => "TOO_FAST",
+            Self::Negotiating => "TRY_AGAIN",
             Self::NotNegotiated(_) => "NEGOTIATION_FAILED",
             Self::Refused(refusal) => match refusal {
                 Refusal::RoomNotFound => "ROOM_NOT_FOUND",
@@ -293,25 +306,44 @@ pub struct Audience<'a> {
     pub resume_token: Option<&'a str>,
 }
 
-/// The frame that tells `notice` to `audience`; none where closing the socket says it.
-pub fn frame<'a>(
+/// The frames that tell `notice` to `audience`; none where closing the socket says it.
+pub fn frames<'a>(
     notice: &Notice,
     audience: &Audience<'a>,
     now: DateTime<Utc>,
-) -> Option<ServerFrame<'a>> {
-    let (sender, timestamp, message) = match notice {
-        Notice::Joined(person) => {
-            let oneself = audience.participant == Some(person.id);
-            let message = Message::ParticipantJoined {
-                name: person.name.clone(),
-                is_moderator: person.role == Role::Moderator,
-                is_muted: person.shown.is_muted,
-                is_video_off: person.shown.is_video_off,
-                resume_token: audience.resume_token.filter(|_| oneself),
-            };
-            (Sender::Participant(person.id), now, message)
+) -> Vec<ServerFrame<'a>> {
+    let frame = |sender: Sender, timestamp: DateTime<Utc>, message| ServerFrame {
+        room_id: audience.room.as_str(),
+        participant_id: sender,
+        timestamp: timestamp.timestamp_millis(),
+        message,
+    };
+    let joined = |person: &Person, resume_token| {
+        let Shown {
+            is_muted,
+            is_video_off,
+            is_hand_raised,
+        } = person.shown;
+        let message = Message::ParticipantJoined {
+            name: person.name.clone(),
+            is_moderator: person.role == Role::Moderator,
+            is_muted,
+            is_video_off,
+            is_hand_raised,
+            resume_token,
+        };
+        frame(Sender::Participant(person.id), now, message)
+    };
+    vec![match notice {
+        // The newcomer hears of themself first, and so learns who they are; then of the others.
+        Notice::Welcome { you, others } => {
+            let own = joined(you, audience.resume_token);
+            return std::iter::once(own)
+                .chain(others.iter().map(|person| joined(person, None)))
+                .collect();
         }
-        Notice::Left { participant } => (
+        Notice::Joined(person) => joined(person, None),
+        Notice::Left { participant } => frame(
             Sender::Participant(*participant),
             now,
             Message::ParticipantLeft,
@@ -327,11 +359,11 @@ pub fn frame<'a>(
                 is_video_off,
                 is_hand_raised,
             };
-            (Sender::Participant(*participant), now, message)
+            frame(Sender::Participant(*participant), now, message)
         }
         Notice::Chat { from, message, at } => {
             let ChatMessage { text, reply_to } = message.clone();
-            (
+            frame(
                 Sender::Participant(*from),
                 *at,
                 Message::Chat { text, reply_to },
@@ -342,33 +374,33 @@ pub fn frame<'a>(
             people,
         } => {
             let participants = people.iter().map(Seen::from).collect();
-            (
+            frame(
                 Sender::Participant(*participant),
                 now,
                 Message::Snapshot { participants },
             )
         }
-        Notice::Answer(sdp) => (
-            Sender::Sfu,
-            now,
-            Message::Answer {
+        Notice::Answer(sdp) => {
+            let message = Message::Answer {
                 target_id: audience.participant,
                 sdp: sdp.clone(),
+            };
+            frame(Sender::Sfu, now, message)
+        }
+        Notice::Slots(slots) => frame(
+            Sender::Sfu,
+            now,
+            Message::Slots {
+                slots: slots.iter().map(Slot::from).collect(),
             },
         ),
-        Notice::Slots(slots) => {
-            let slots = slots.iter().map(Slot::from).collect();
-            (Sender::Sfu, now, Message::Slots { slots })
-        }
-        Notice::NotNegotiated(why) => {
-            return Some(error(&Problem::NotNegotiated(why.clone()), now));
-        }
-        Notice::Restarting => return None,
+        Notice::NotNegotiated(why) => error(&Problem::NotNegotiated(why.clone()), now),
+        Notice::Restarting => return Vec::new(),
         Notice::Ended(reason) => {
             let sender = audience
                 .participant
                 .map_or(Sender::Nobody, Sender::Participant);
-            (
+            frame(
                 sender,
                 now,
                 Message::Ended {
@@ -376,14 +408,7 @@ pub fn frame<'a>(
                 },
             )
         }
-    };
-    let timestamp = timestamp.timestamp_millis();
-    Some(ServerFrame {
-        room_id: audience.room.as_str(),
-        participant_id: sender,
-        timestamp,
-        message,
-    })
+    }]
 }
 
 /// The frame that says that a client's frame came to nothing.

@@ -8,10 +8,6 @@ use crate::id::{AppId, MeetingId, ParticipantId};
 /// A stay that is over.
 #[derive(Clone, Copy, Debug)]
 pub struct Stay {
-    /// Whose meeting it was in.
-    pub app: AppId,
-    /// The meeting.
-    pub meeting: MeetingId,
     /// The stay.
     pub participant: ParticipantId,
     /// Its start.
@@ -27,9 +23,18 @@ impl Stay {
     }
 }
 
-/// Writes a stay into the ledger.
-pub async fn append(conn: &mut PgConnection, stay: &Stay) -> sqlx::Result<()> {
-    store::insert(conn, stay).await
+/// Writes stays in a meeting of `app` into the ledger.
+pub async fn append(
+    conn: &mut PgConnection,
+    app: AppId,
+    meeting: MeetingId,
+    stays: &[Stay],
+) -> sqlx::Result<()> {
+    if stays.is_empty() {
+        Ok(())
+    } else {
+        store::insert(conn, app, meeting, stays).await
+    }
 }
 
 mod store {
@@ -38,18 +43,32 @@ mod store {
     use sqlx::PgConnection;
 
     use super::Stay;
-    use crate::id::{AppId, MeetingId, ParticipantId};
+    use crate::id::{AppId, MeetingId};
 
-    pub async fn insert(conn: &mut PgConnection, stay: &Stay) -> sqlx::Result<()> {
+    pub async fn insert(
+        conn: &mut PgConnection,
+        app: AppId,
+        meeting: MeetingId,
+        stays: &[Stay],
+    ) -> sqlx::Result<()> {
+        let participants: Vec<&[u8]> = stays
+            .iter()
+            .map(|stay| stay.participant.as_bytes().as_slice())
+            .collect();
+        let joins: Vec<_> = stays.iter().map(|stay| stay.joined_at).collect();
+        let leaves: Vec<_> = stays.iter().map(|stay| stay.left_at).collect();
+        let seconds: Vec<i64> = stays.iter().map(Stay::seconds).collect();
         sqlx::query!(
             "insert into usage (participant_id, app_id, meeting_id, class, joined_at, left_at, seconds)
-             values ($1, $2, $3, 'video', $4, $5, $6)",
-            stay.participant as ParticipantId,
-            stay.app as AppId,
-            stay.meeting as MeetingId,
-            stay.joined_at,
-            stay.left_at,
-            stay.seconds(),
+             select participant_id, $1, $2, 'video', joined_at, left_at, seconds
+             from unnest($3::bytea[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
+                 as stay (participant_id, joined_at, left_at, seconds)",
+            app as AppId,
+            meeting as MeetingId,
+            &participants as &[&[u8]],
+            &joins,
+            &leaves,
+            &seconds,
         )
         .execute(conn)
         .await?;
@@ -69,8 +88,6 @@ mod tests {
             DateTime::from_timestamp(1_700_000_000, 0).unwrap() + TimeDelta::milliseconds(millis)
         };
         let stay = |joined_at, left_at| Stay {
-            app: AppId::from_bytes([1; 12]),
-            meeting: MeetingId::from_bytes([2; 12]),
             participant: ParticipantId::from_bytes([3; 12]),
             joined_at,
             left_at,

@@ -66,15 +66,21 @@ pub enum Error {
     Client(#[from] reqwest::Error),
 }
 
-/// Writes `event`, and its delivery where its room has a URL for it.
+/// Writes `events`, and the delivery of each for which its room has a URL.
 ///
-/// Takes the transaction, of the event's app, in which the event comes true. After the commit, [`Dispatcher`]'s wake hint
-/// makes it start at once.
-pub async fn emit(conn: &mut PgConnection, event: &Event) -> sqlx::Result<()> {
-    let body = event
-        .body()
-        .map_err(|error| sqlx::Error::Encode(error.into()))?;
-    store::add(conn, event, &body).await
+/// Takes the transaction, of the events' app, in which they come true. After the commit, [`Dispatcher`]'s wake hint makes it
+/// start at once.
+pub async fn emit(conn: &mut PgConnection, events: &[Event]) -> sqlx::Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let with_body = |event| Event::body(event).map(|body| (event, body));
+    let bodies: Result<Vec<_>, _> = events.iter().map(with_body).collect();
+    store::add(
+        conn,
+        &bodies.map_err(|error| sqlx::Error::Encode(error.into()))?,
+    )
+    .await
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

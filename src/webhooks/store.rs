@@ -9,39 +9,51 @@ use crate::{
     id::{AppId, DeliveryId, EndpointId, EventId, MeetingId},
 };
 
-/// Writes an event, and, where it has a URL, the URL's endpoint and the delivery to it.
+/// Writes events with their bodies, and, where they have a URL, the URL's endpoint and the delivery to it.
 ///
 /// The new ids have the event's time and six random bytes of Postgres, so that one statement can make any number of them.
 /// The conflict's update changes nothing: it locks the endpoint, so that one which is being disabled is seen so.
-pub(super) async fn add(conn: &mut PgConnection, event: &Event, body: &str) -> sqlx::Result<()> {
-    let url = event.url();
+pub(super) async fn add(conn: &mut PgConnection, events: &[(&Event, String)]) -> sqlx::Result<()> {
+    fn column<'a, T>(events: &'a [(&'a Event, String)], value: impl Fn(&'a Event) -> T) -> Vec<T> {
+        events.iter().map(|(event, _)| value(event)).collect()
+    }
+    let urls = column(events, |event| event.url());
+    let receivers: Vec<Option<String>> = urls.iter().map(|url| url.map(guard::receiver)).collect();
+    let bodies: Vec<&str> = events.iter().map(|(_, body)| body.as_str()).collect();
     sqlx::query!(
-        "with event as (
-            insert into events (id, app_id, room_id, meeting_id, seq, kind, at, body) values ($1, $2, $3, $4, $5, $6, $7, $8)
+        "with given as (
+            select * from unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bigint[], $6::text[],
+                $7::timestamptz[], $8::text[], $9::text[], $10::text[])
+            as given (id, app_id, room_id, meeting_id, seq, kind, at, body, url, receiver)
+        ), event as (
+            insert into events (id, app_id, room_id, meeting_id, seq, kind, at, body)
+            select id, app_id, room_id, meeting_id, seq, kind, at, body from given
         ), endpoint as (
             insert into webhook_endpoints as e (id, app_id, room_id, url, receiver, created_at)
-            select substring($1 for 6) || substring(uuid_send(gen_random_uuid()) from 11), $2, $3, $9, $10, $7
-            where $9::text is not null
+            select distinct on (app_id, room_id, url)
+                substring(id for 6) || substring(uuid_send(gen_random_uuid()) from 11), app_id, room_id, url, receiver, at
+            from given where url is not null order by app_id, room_id, url, seq
             on conflict on constraint webhook_endpoints_room_url do update set disabled_at = e.disabled_at
-            returning e.id, e.disabled_at
+            returning e.id, e.app_id, e.room_id, e.url, e.disabled_at
         )
         insert into webhook_deliveries
             (id, app_id, event_id, endpoint_id, meeting_id, seq, attempt, created_at, due_at, outcome, holds_line)
-        select substring($1 for 6) || substring(uuid_send(gen_random_uuid()) from 11), $2, $1, id, $4, $5, 0, $7,
-            case when disabled_at is null then $7 end,
-            case when disabled_at is not null then 'skipped' end,
-            disabled_at is null
-        from endpoint",
-        event.id as EventId,
-        event.app as AppId,
-        event.room.id as _,
-        event.meeting as MeetingId,
-        event.seq,
-        event.name(),
-        event.at,
-        body,
-        url,
-        url.map(guard::receiver),
+        select substring(g.id for 6) || substring(uuid_send(gen_random_uuid()) from 11), g.app_id, g.id, e.id,
+            g.meeting_id, g.seq, 0, g.at,
+            case when e.disabled_at is null then g.at end,
+            case when e.disabled_at is not null then 'skipped' end,
+            e.disabled_at is null
+        from given g join endpoint e on e.app_id = g.app_id and e.room_id = g.room_id and e.url = g.url",
+        &column(events, |event| event.id.as_bytes().as_slice()) as &[&[u8]],
+        &column(events, |event| event.app.as_bytes().as_slice()) as &[&[u8]],
+        &column(events, |event| event.room.id.as_bytes().as_slice()) as &[&[u8]],
+        &column(events, |event| event.meeting.as_bytes().as_slice()) as &[&[u8]],
+        &column(events, |event| event.seq),
+        &column(events, |event| event.name()) as &[&str],
+        &column(events, |event| event.at),
+        &bodies as &[&str],
+        &urls as &[Option<&str>],
+        &receivers as &[Option<String>],
     )
     .execute(conn)
     .await?;

@@ -228,6 +228,27 @@ impl TestApp {
         client
     }
 
+    /// Comes back as `client`, once the meeting has an owner again.
+    pub async fn resume(&self, room: &str, client: &Client) -> Client {
+        let token = client.resume_token.clone().unwrap();
+        soon("a resume", async {
+            loop {
+                let mut back = self.socket().await;
+                back.send(json!({ "type": "resume", "roomId": room, "resumeToken": token }))
+                    .await;
+                match back.next().await.unwrap() {
+                    frame if frame["type"] == "snapshot" => {
+                        back.id = frame["participantId"].as_str().unwrap().to_owned();
+                        back.resume_token = Some(token.clone());
+                        return back;
+                    }
+                    frame => assert_eq!(frame["code"], "TRY_AGAIN", "{frame}"),
+                }
+            }
+        })
+        .await
+    }
+
     /// The code that refuses a join.
     pub async fn refusal(&self, room: &str) -> String {
         let mut client = self.socket().await;

@@ -132,12 +132,16 @@ async fn a_time_limit_survives_a_restart(pool: PgPool) {
     let mut test = TestApp::new(pool).await;
     test.room(json!({ "roomName": "short", "ejectAfterElapsedTimeInSec": 60 }))
         .await;
-    let _ann = test.join_resumable("short", "Ann").await;
+    let mut ann = test.join_resumable("short", "Ann").await;
     test.advance(TimeDelta::seconds(50));
     test.stop_node().await;
-    test.advance(TimeDelta::seconds(10));
+    assert_eq!(ann.next().await, None);
     test.start_node();
-    test.events_until("participantLeft").await;
+    let mut ann = test.resume("short", &ann).await;
+    test.advance(TimeDelta::milliseconds(9999));
+    assert!(ann.is_in().await);
+    test.advance(TimeDelta::milliseconds(1));
+    assert_eq!(ann.ended().await, "timeLimit");
     let left = test.events().await.pop().unwrap();
     assert_eq!(
         (&left["leaveReason"], &left["durationSec"]),

@@ -353,8 +353,7 @@ async fn a_stop_ends_the_stays_of_those_who_cannot_come_back_and_keeps_the_other
     );
 
     test.start_node();
-    let mut back = resume(&test, "standup", ben.resume_token.as_deref().unwrap()).await;
-    back.id = ben.id;
+    let mut back = test.resume("standup", &ben).await;
     assert!(back.is_in().await);
     assert_eq!(
         test.events_until("participantLeft").await,
@@ -365,22 +364,6 @@ async fn a_stop_ends_the_stays_of_those_who_cannot_come_back_and_keeps_the_other
             "participantLeft"
         ]
     );
-}
-
-/// Resumes once the node has taken the meeting over.
-async fn resume(test: &TestApp, room: &str, token: &str) -> crate::app::Client {
-    soon("a resume", async {
-        loop {
-            let mut back = test.socket().await;
-            back.send(json!({ "type": "resume", "roomId": room, "resumeToken": token }))
-                .await;
-            match back.next().await.unwrap() {
-                frame if frame["type"] == "snapshot" => return back,
-                frame => assert_eq!(frame["code"], "TRY_AGAIN", "{frame}"),
-            }
-        }
-    })
-    .await
 }
 
 #[sqlx::test]
@@ -454,4 +437,117 @@ async fn a_meeting_whose_owner_died_is_taken_over_and_its_stays_are_closed(pool:
         "each claim raises the epoch"
     );
     assert_eq!(usage(&test).await, [17]);
+}
+
+#[sqlx::test]
+async fn a_latecomer_to_a_big_meeting_hears_of_everybody(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "hall" })).await;
+    let mut people = Vec::new();
+    for number in 0..300 {
+        people.push(test.join("hall", &format!("p{number}")).await);
+    }
+    let mut last = people.pop().unwrap();
+    for number in 0..299 {
+        assert_eq!(
+            last.expect("participant-joined").await["name"],
+            format!("p{number}")
+        );
+    }
+    assert!(last.is_in().await);
+}
+
+#[sqlx::test]
+async fn whoever_sends_too_much_is_put_out_and_has_left(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup", "maxParticipants": 2 }))
+        .await;
+    let mut ann = test.join("standup", "Ann").await;
+    let mut ben = test.join("standup", "Ben").await;
+    ann.expect("participant-joined").await;
+    for number in 0..200 {
+        ben.send(json!({ "type": "chat", "text": format!("{number}") }))
+            .await;
+    }
+    let mut last = Value::Null;
+    while let Some(frame) = ben.next().await {
+        last = frame;
+    }
+    assert_eq!(last["code"], "TOO_FAST");
+    loop {
+        let frame = ann.next().await.unwrap();
+        if frame["type"] == "participant-left" {
+            break;
+        }
+        assert_eq!(frame["type"], "chat", "who reads along is not harmed");
+    }
+    test.join("standup", "Cem").await;
+}
+
+#[sqlx::test]
+async fn a_room_deleted_at_the_instant_of_its_expiry_is_deleted(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let expiry = test.now().timestamp() + 60;
+    let names: Vec<String> = (0..40).map(|number| format!("room{number}")).collect();
+    for name in &names {
+        test.room(json!({ "roomName": name, "expireUnixSec": expiry, "ejectAtRoomExp": true }))
+            .await;
+    }
+    test.advance(TimeDelta::seconds(60));
+    let deletes = names
+        .iter()
+        .map(async |name| test.delete(&format!("/api/v1/room/{name}")).await.0);
+    let outcomes = futures_util::future::join_all(deletes).await;
+    assert!(
+        outcomes.iter().all(|status| status.is_success()),
+        "{outcomes:?}"
+    );
+}
+
+#[sqlx::test]
+async fn while_postgres_stores_nothing_chat_goes_on_leaves_act_and_joins_are_refused(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let mut ann = test.join("standup", "Ann").await;
+    let mut ben = test.join("standup", "Ben").await;
+    let mut cem = test.join("standup", "Cem").await;
+    for _ in 0..2 {
+        ann.expect("participant-joined").await;
+    }
+    // Whoever holds the meeting's row keeps its owner from storing anything.
+    let mut holder = test.pool.begin().await.unwrap();
+    sqlx::query("select from meetings for update")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    test.advance(TimeDelta::seconds(7));
+    ben.send(json!({ "type": "leave" })).await;
+    assert!(ann.is_in().await, "chat does not wait");
+    assert_eq!(
+        ann.expect("participant-left").await["participantId"],
+        ben.id.as_str()
+    );
+    assert_eq!(test.refusal("standup").await, "TRY_AGAIN");
+    test.advance(TimeDelta::seconds(600));
+    cem.send(json!({ "type": "chat", "text": "still here" }))
+        .await;
+    ann.expect("chat").await;
+    drop(holder);
+
+    soon("the leave", async {
+        while !test
+            .events()
+            .await
+            .iter()
+            .any(|event| event["event"] == "participantLeft")
+        {}
+    })
+    .await;
+    let left = test.events().await.pop().unwrap();
+    assert_eq!(
+        (&left["name"], &left["durationSec"], &left["seq"]),
+        (&json!("Ben"), &json!(7), &json!(5))
+    );
+    test.join("standup", "Dana").await;
+    assert_eq!(usage(&test).await, [7]);
 }

@@ -35,7 +35,7 @@ async fn a_newcomer_hears_of_themself_first_then_of_the_others_who_hear_of_them(
             frame,
             json!({
                 "type": "participant-joined", "roomId": "standup", "participantId": newcomer, "name": name,
-                "isModerator": false, "isMuted": false, "isVideoOff": false,
+                "isModerator": false, "isMuted": false, "isVideoOff": false, "isHandRaised": false,
                 "timestamp": test.now().timestamp_millis(),
             })
         );
@@ -94,13 +94,14 @@ async fn the_others_hear_what_changes_of_somebodys_devices(pool: PgPool) {
         );
         assert_eq!(heard["participantId"], ann.id.as_str());
     }
-    // A latecomer sees how things are.
+    // A latecomer sees how things are; and the writer heard nothing of what they said themself.
     let mut cem = test.join("standup", "Cem").await;
-    assert_eq!(cem.expect("participant-joined").await["isMuted"], false);
-    assert!(
-        ann.expect("participant-joined").await["name"] == "Cem",
-        "and the writer heard nothing of it"
+    let seen = cem.expect("participant-joined").await;
+    assert_eq!(
+        json!([seen["isMuted"], seen["isVideoOff"], seen["isHandRaised"]]),
+        json!([false, false, true])
     );
+    assert_eq!(ann.expect("participant-joined").await["name"], "Cem");
 }
 
 #[sqlx::test]

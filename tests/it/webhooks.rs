@@ -72,9 +72,12 @@ async fn an_event_is_part_of_the_transaction_that_makes_it_true(pool: PgPool) {
     let receiver = Receiver::open().await;
     let mut meeting = test.meeting(all(&receiver.url("/"))).await;
     let mut tx = test.db.begin(test.app).await.unwrap();
-    webhooks::emit(&mut tx, &meeting.next(Kind::MeetingStarted))
-        .await
-        .unwrap();
+    webhooks::emit(
+        &mut tx,
+        std::slice::from_ref(&meeting.next(Kind::MeetingStarted)),
+    )
+    .await
+    .unwrap();
     tx.rollback().await.unwrap();
     assert_eq!((test.drain().await, receiver.take().len()), (0, 0));
 }
@@ -102,9 +105,12 @@ async fn webhooks_are_invisible_to_other_apps(pool: PgPool) {
         }
     }
     let mut tx = test.db.begin(other).await.unwrap();
-    webhooks::emit(&mut tx, &meeting.next(Kind::MeetingStarted))
-        .await
-        .expect_err("the event of another app");
+    webhooks::emit(
+        &mut tx,
+        std::slice::from_ref(&meeting.next(Kind::MeetingStarted)),
+    )
+    .await
+    .expect_err("the event of another app");
 }
 
 #[sqlx::test]
@@ -747,8 +753,8 @@ impl Test {
         .await
         .unwrap();
         sqlx::query(
-            "insert into meetings (id, app_id, room_id, status, epoch, renewed_at, next_seq, participant_count, created_at)
-            values ($1, $2, $3, 'live', 1, $4, 1, 0, $4)",
+            "insert into meetings (id, app_id, room_id, status, epoch, renewed_at, next_seq, participant_count, last_at, created_at)
+            values ($1, $2, $3, 'live', 1, $4, 1, 0, $4, $4)",
         )
         .bind(id)
         .bind(app)
@@ -773,7 +779,9 @@ impl Test {
 
     async fn emit(&self, event: &Event) {
         let mut tx = self.db.begin(event.app).await.unwrap();
-        webhooks::emit(&mut tx, event).await.unwrap();
+        webhooks::emit(&mut tx, std::slice::from_ref(event))
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
     }
 

@@ -17,6 +17,8 @@ struct Simulated {
     now: DateTime<Utc>,
     facts: Vec<Fact>,
     joins: u8,
+    /// Numbers the connections that resume.
+    connections: u64,
 }
 
 fn start() -> DateTime<Utc> {
@@ -46,6 +48,7 @@ impl Simulated {
             created_at: start(),
             started_at: None,
             empty_since: Some(start()),
+            last_at: start(),
             next_seq: 1,
         };
         Self {
@@ -53,6 +56,7 @@ impl Simulated {
             now: start(),
             facts: Vec::new(),
             joins: 0,
+            connections: 1000,
         }
     }
 
@@ -71,12 +75,55 @@ impl Simulated {
         let room = self.state.room.clone();
         let resume = resumable.then_some([self.joins; 32]);
         let name = format!("p{}", self.joins);
+        let connection = Connection(u64::from(self.joins));
+        let participant = id(self.joins);
         self.input(&Input::Join(Box::new(JoinRequest {
-            participant: id(self.joins),
+            participant,
+            connection,
             name,
             resume,
             room,
         })))
+    }
+
+    /// Somebody, speaking through the connection that speaks for them.
+    fn speaker(&self, number: u8) -> Speaker {
+        let known = self
+            .state
+            .find(id(number))
+            .map_or(Connection::default(), |known| known.connection);
+        Speaker {
+            participant: id(number),
+            connection: known,
+        }
+    }
+
+    fn leave(&mut self, number: u8) -> Result<Decision, Refusal> {
+        let (by, at) = (self.speaker(number), self.now);
+        self.input(&Input::Leave { by, at })
+    }
+
+    fn disconnect(&mut self, number: u8) -> Result<Decision, Refusal> {
+        let (by, since) = (self.speaker(number), self.now);
+        self.input(&Input::Disconnected { by, since })
+    }
+
+    /// A new connection resumes in somebody's place.
+    fn resume(&mut self, number: u8) -> Result<Decision, Refusal> {
+        self.connections += 1;
+        let connection = Connection(self.connections);
+        self.input(&Input::Resume {
+            hash: [number; 32],
+            connection,
+        })
+    }
+
+    fn claimed(&mut self, renewed_at: DateTime<Utc>) {
+        self.input(&Input::Claimed {
+            renewed_at,
+            reason: LeaveReason::ServerCrash,
+        })
+        .unwrap();
     }
 
     /// Time goes by, and what becomes due fires at its instant, or `late` after it.
@@ -189,24 +236,17 @@ fn after_a_crash_those_who_can_come_back_have_half_a_minute_and_the_others_left_
     meeting.join(true).unwrap();
     meeting.join(false).unwrap();
     meeting.now += seconds(100);
-    meeting
-        .input(&Input::Claimed {
-            renewed_at: start() + seconds(90),
-        })
-        .unwrap();
+    meeting.claimed(start() + seconds(90));
     assert_eq!(meeting.stays(), [(id(3), 90_000, LeaveReason::ServerCrash)]);
     meeting.advance(seconds(29), TimeDelta::zero());
-    meeting.input(&Input::Resume { hash: [1; 32] }).unwrap();
+    meeting.resume(1).unwrap();
     meeting.advance(seconds(1), TimeDelta::zero());
     assert_eq!(
         meeting.stays()[1..],
         [(id(2), 90_000, LeaveReason::ServerCrash)]
     );
     assert_eq!(meeting.state.participants.len(), 1);
-    assert_eq!(
-        meeting.input(&Input::Resume { hash: [2; 32] }).err(),
-        Some(Refusal::ResumeFailed)
-    );
+    assert_eq!(meeting.resume(2).err(), Some(Refusal::ResumeFailed));
 }
 
 #[test]
@@ -214,20 +254,87 @@ fn whoever_was_away_before_a_crash_left_at_the_loss_of_their_own_connection() {
     let mut meeting = Simulated::new(rules());
     meeting.join(true).unwrap();
     meeting.now += seconds(50);
-    meeting
-        .input(&Input::Disconnected { participant: id(1) })
-        .unwrap();
+    meeting.disconnect(1).unwrap();
     meeting.now += seconds(20);
-    meeting
-        .input(&Input::Claimed {
-            renewed_at: start() + seconds(65),
-        })
-        .unwrap();
+    meeting.claimed(start() + seconds(65));
     meeting.advance(seconds(30), TimeDelta::zero());
     assert_eq!(
         meeting.stays(),
         [(id(1), 50_000, LeaveReason::ConnectionLost)]
     );
+}
+
+#[test]
+fn whoever_is_away_when_their_time_is_up_left_when_their_connection_was_lost() {
+    let mut meeting = Simulated::new(Rules {
+        eject_after: Some(seconds(60)),
+        ..rules()
+    });
+    meeting.join(true).unwrap();
+    meeting.now += seconds(50);
+    meeting.disconnect(1).unwrap();
+    meeting.advance(seconds(10), TimeDelta::zero());
+    assert_eq!(
+        meeting.stays(),
+        [(id(1), 50_000, LeaveReason::ConnectionLost)]
+    );
+}
+
+#[test]
+fn a_meeting_does_not_end_before_its_last_leave() {
+    let mut meeting = Simulated::new(rules());
+    meeting.join(true).unwrap();
+    meeting.join(false).unwrap();
+    meeting.disconnect(1).unwrap();
+    meeting.advance(seconds(25), TimeDelta::zero());
+    meeting.leave(2).unwrap();
+    meeting.advance(seconds(60), TimeDelta::zero());
+    let stays = meeting.stays();
+    assert_eq!(
+        stays,
+        [
+            (id(2), 25_000, LeaveReason::Left),
+            (id(1), 0, LeaveReason::ConnectionLost)
+        ]
+    );
+    assert_eq!(
+        meeting.end(),
+        Some((start() + seconds(35), EndReason::Empty))
+    );
+}
+
+#[test]
+fn what_a_replaced_connection_still_says_is_nobodys() {
+    let mut meeting = Simulated::new(rules());
+    meeting.join(true).unwrap();
+    let old = meeting.speaker(1);
+    meeting.resume(1).unwrap();
+    let (at, since) = (meeting.now, meeting.now);
+    for late in [
+        Input::Disconnected { by: old, since },
+        Input::Leave { by: old, at },
+    ] {
+        assert_eq!(
+            meeting.input(&late).err(),
+            Some(Refusal::NotJoined),
+            "{late:?}"
+        );
+    }
+    assert!(meeting.state.find(id(1)).unwrap().away.is_none());
+}
+
+#[test]
+fn a_room_that_expires_ends_its_meeting_without_being_told() {
+    let expiry = start() + seconds(60);
+    let rules = Rules {
+        expires_at: Some(expiry),
+        eject_at_expiry: true,
+        ..rules()
+    };
+    let mut meeting = Simulated::new(rules);
+    meeting.join(false).unwrap();
+    meeting.advance(seconds(60), TimeDelta::zero());
+    assert_eq!(meeting.end(), Some((expiry, EndReason::RoomExpired)));
 }
 
 #[test]
@@ -316,12 +423,12 @@ proptest! {
         for step in steps {
             match step {
                 Step::Join { resumable } => drop(meeting.join(resumable)),
-                Step::Leave(who) => drop(meeting.input(&Input::Leave { participant: id(who) })),
-                Step::Disconnect(who) => drop(meeting.input(&Input::Disconnected { participant: id(who) })),
-                Step::Resume(who) => drop(meeting.input(&Input::Resume { hash: [who; 32] })),
+                Step::Leave(who) => drop(meeting.leave(who)),
+                Step::Disconnect(who) => drop(meeting.disconnect(who)),
+                Step::Resume(who) => drop(meeting.resume(who)),
                 Step::Show(who) => {
                     let change = ShownChange { is_muted: Some(true), ..ShownChange::default() };
-                    drop(meeting.input(&Input::Show { participant: id(who), change }));
+                    drop(meeting.input(&Input::Show { by: meeting.speaker(who), change }));
                 }
                 Step::Wait { millis, late } => {
                     meeting.advance(TimeDelta::milliseconds(millis), TimeDelta::milliseconds(late));
@@ -329,7 +436,7 @@ proptest! {
                 }
                 Step::Crash { for_millis } => {
                     meeting.now += TimeDelta::milliseconds(for_millis);
-                    drop(meeting.input(&Input::Claimed { renewed_at: alive }));
+                    drop(meeting.input(&Input::Claimed { renewed_at: alive, reason: LeaveReason::ServerCrash }));
                     meeting.fire();
                 }
                 Step::End => drop(meeting.input(&Input::End { reason: EndReason::RoomDeleted, at: meeting.now })),
@@ -340,7 +447,7 @@ proptest! {
         }
 
         let mut open = BTreeMap::new();
-        let (mut announced, mut ended) = (0, false);
+        let (mut announced, mut ended, mut last_left) = (0, false, start());
         for fact in &meeting.facts {
             prop_assert!(!ended, "a fact after the end: {fact:?}");
             announced += i64::from(fact.is_announced());
@@ -352,15 +459,21 @@ proptest! {
                 Fact::Left { participant, at, reason } => {
                     let joined_at = open.remove(&participant.id);
                     prop_assert_eq!(joined_at, Some(participant.joined_at), "left without having joined");
+                    last_left = last_left.max(*at);
                     let stay = *at - participant.joined_at;
                     prop_assert!(stay >= TimeDelta::zero() && *at <= meeting.now);
                     if *reason == LeaveReason::TimeLimit {
                         prop_assert_eq!(Some(stay), limit.map(seconds), "on the second, never early");
+                    } else if let Some(limit) = limit {
+                        prop_assert!(stay <= seconds(limit) + TimeDelta::seconds(3), "nobody outstays their time");
                     }
                 }
-                Fact::Ended { .. } | Fact::Abandoned { .. } => ended = true,
+                Fact::Ended { at, .. } | Fact::Abandoned { at } => {
+                    ended = true;
+                    prop_assert!(*at >= last_left, "ended before its last leave");
+                }
                 Fact::Started { .. } => prop_assert_eq!(announced, 1, "started once, and first"),
-                Fact::WentAway { .. } | Fact::CameBack { .. } | Fact::Showed { .. } | Fact::Ruled(_) => {}
+                Fact::WentAway { .. } | Fact::CameBack { .. } | Fact::Showed { .. } | Fact::Connected(_) | Fact::Ruled(_) => {}
             }
         }
         prop_assert_eq!(meeting.state.next_seq, announced + 1);
