@@ -149,6 +149,7 @@ fn the_functions_that_see_every_tenant_are_these() {
             "meetings::claim", // a node takes over whatever nobody owns
             "meetings::clock",
             "meetings::commands", // a node carries the commands of all its meetings
+            "meetings::forget_late_commands", // commands that came when their meeting was just over
             "meetings::renew",    // one statement renews all leases of a node
             "meetings::totals",
             "webhooks::claim", // one dispatcher serves all apps
