@@ -1,7 +1,8 @@
 -- The two roles that every query runs under, and the tenant of a transaction.
 --
 -- plenum_app sees one tenant: the app that the transaction names. plenum_system runs the few store functions that are
--- cross-tenant by nature. Both are reached by SET ROLE from the role that the server logs in with.
+-- cross-tenant by nature. Both are reached by SET ROLE from the role that the server logs in with, which every
+-- start makes sure of: logins come and go, and do not belong to the schema.
 do $$
 begin
     create role plenum_app nologin;
@@ -15,17 +16,6 @@ begin
     create role plenum_system nologin;
 exception
     when duplicate_object or unique_violation then null;
-end
-$$;
-
-do $$
-begin
-    if not pg_has_role(current_user, 'plenum_app', 'member') then
-        execute format('grant plenum_app to %I', current_user);
-    end if;
-    if not pg_has_role(current_user, 'plenum_system', 'member') then
-        execute format('grant plenum_system to %I', current_user);
-    end if;
 end
 $$;
 

@@ -3,12 +3,13 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 /// Tells the time and waits for instants. Clones tell the same time; it never runs back.
@@ -18,7 +19,7 @@ pub struct Clock(Arc<Source>);
 #[derive(Debug)]
 enum Source {
     System(System),
-    Manual(watch::Sender<DateTime<Utc>>),
+    Manual(Manual),
 }
 
 #[derive(Debug)]
@@ -28,6 +29,24 @@ struct System {
     base: AtomicI64,
     /// Latest time told, in unix microseconds: what keeps the clock from running back.
     told: AtomicI64,
+    /// What the kernel's clocks show, at the start and now.
+    clocks: (Clocks, fn() -> Clocks),
+}
+
+#[derive(Debug)]
+struct Manual {
+    now: watch::Sender<DateTime<Utc>>,
+    /// Microseconds of sleep so far.
+    suspended: AtomicU64,
+}
+
+/// What two clocks of the kernel show at one moment. They go alike, but while the machine sleeps the first alone goes on.
+#[derive(Clone, Copy, Debug)]
+struct Clocks {
+    /// `CLOCK_BOOTTIME`.
+    boot: Duration,
+    /// `CLOCK_MONOTONIC`.
+    monotonic: Duration,
 }
 
 /// One question to Postgres for its time.
@@ -58,19 +77,23 @@ impl Clock {
             started,
             base,
             told: AtomicI64::new(i64::MIN),
+            clocks: (Clocks::read(), Clocks::read),
         })))
     }
 
     /// A clock that stands at `now` until it is [advanced](Clock::advance).
     pub fn manual(now: DateTime<Utc>) -> Self {
-        Self(Arc::new(Source::Manual(watch::Sender::new(now))))
+        Self(Arc::new(Source::Manual(Manual {
+            now: watch::Sender::new(now),
+            suspended: AtomicU64::new(0),
+        })))
     }
 
     /// The time.
     pub fn now(&self) -> DateTime<Utc> {
         match &*self.0 {
             Source::System(system) => system.now(),
-            Source::Manual(now) => *now.borrow(),
+            Source::Manual(manual) => *manual.now.borrow(),
         }
     }
 
@@ -91,7 +114,7 @@ impl Clock {
                     tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
                 }
             }
-            Source::Manual(now) => {
+            Source::Manual(Manual { now, .. }) => {
                 // The sender lives in `self`, so the wait can only end by the condition.
                 let _ = now.subscribe().wait_for(|now| *now >= due).await;
             }
@@ -111,10 +134,54 @@ impl Clock {
 
     /// Moves a manual clock; a system clock is not moved.
     pub fn advance(&self, by: TimeDelta) {
-        if let Source::Manual(now) = &*self.0 {
-            now.send_modify(|now| *now += by);
+        if let Source::Manual(manual) = &*self.0 {
+            manual.now.send_modify(|now| *now += by);
         }
     }
+
+    /// How long the machine has been suspended since this clock was made, all times together; it never shrinks.
+    ///
+    /// While it was, Postgres's time went on and leases ran out, and neither a timer nor a monotonic clock of this process
+    /// tells. Who holds something that runs out compares this with what it was when they last renewed it, before they
+    /// do anything else. A machine that is frozen from outside (a virtual one, by its host) does not know of it: there, the
+    /// offset that [`Clock::follow`] returns has grown by as much.
+    pub fn suspended(&self) -> Duration {
+        match &*self.0 {
+            Source::System(system) => system.suspended(),
+            Source::Manual(manual) => Duration::from_micros(manual.suspended.load(Relaxed)),
+        }
+    }
+
+    /// Suspends the machine of a manual clock for so long, and wakes it; a system clock is not moved.
+    pub fn suspend(&self, time: Duration) {
+        if let Source::Manual(manual) = &*self.0 {
+            let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            manual.suspended.fetch_add(micros, Relaxed);
+            // Whoever wakes by the new time is to know already that there was a sleep.
+            self.advance(TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX));
+        }
+    }
+}
+
+impl Clocks {
+    fn read() -> Self {
+        // Monotonic first: a pause between the two readings then counts as sleep, and never as its opposite.
+        let monotonic = read(ClockId::CLOCK_MONOTONIC);
+        let boot = read(ClockId::CLOCK_BOOTTIME);
+        Self { boot, monotonic }
+    }
+
+    /// How much longer ago `earlier` is by the clock that sleeps do not stop.
+    fn slept_since(self, earlier: Self) -> Duration {
+        let real = self.boot.saturating_sub(earlier.boot);
+        let awake = self.monotonic.saturating_sub(earlier.monotonic);
+        real.saturating_sub(awake)
+    }
+}
+
+/// What a clock of the kernel shows; zero where there is no such clock, and then there is no sleep to be seen either.
+fn read(id: ClockId) -> Duration {
+    clock_gettime(id).map_or(Duration::ZERO, Duration::from)
 }
 
 impl System {
@@ -123,6 +190,11 @@ impl System {
         let now = self.base.load(Relaxed).saturating_add(elapsed);
         let told = self.told.fetch_max(now, Relaxed).max(now);
         DateTime::from_timestamp_micros(told).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+
+    fn suspended(&self) -> Duration {
+        let (start, read) = self.clocks;
+        read().slept_since(start)
     }
 
     fn follow(&self, sample: &Sample) -> TimeDelta {
@@ -180,5 +252,58 @@ mod tests {
         assert!(futures_util::poll!(&mut sleep).is_pending());
         clock.advance(TimeDelta::milliseconds(1));
         sleep.await;
+    }
+
+    #[test]
+    fn a_machine_that_was_suspended_tells_for_how_long_and_one_that_was_only_busy_does_not() {
+        let seconds = |boot, monotonic| Clocks {
+            boot: Duration::from_secs(boot),
+            monotonic: Duration::from_secs(monotonic),
+        };
+        // It had slept 100 s before the clock was made.
+        let start = seconds(1100, 1000);
+        for (now, slept) in [
+            (start, 0),
+            (seconds(1130, 1030), 0),
+            (seconds(1130, 1020), 10),
+            (seconds(9100, 1000), 8000),
+            (seconds(1100, 1001), 0),
+        ] {
+            assert_eq!(now.slept_since(start), Duration::from_secs(slept));
+        }
+    }
+
+    #[test]
+    fn the_clocks_of_the_kernel_are_read_and_go_alike() {
+        fn after_a_sleep_of_a_minute() -> Clocks {
+            let Clocks { boot, monotonic } = Clocks::read();
+            let boot = boot + Duration::from_secs(60);
+            Clocks { boot, monotonic }
+        }
+        let clock = Clock::system();
+        assert!(Clocks::read().monotonic > Duration::ZERO);
+        assert!(clock.suspended() < Duration::from_secs(1));
+        let Ok(Source::System(mut system)) = Arc::try_unwrap(clock.0) else {
+            panic!("a system clock");
+        };
+        system.clocks.1 = after_a_sleep_of_a_minute;
+        let slept = system.suspended();
+        let minute = Duration::from_secs(60);
+        assert!(slept.abs_diff(minute) < Duration::from_secs(1), "{slept:?}");
+    }
+
+    #[test]
+    fn a_manual_clock_is_suspended_by_hand() {
+        let start = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let clock = Clock::manual(start);
+        clock.advance(TimeDelta::hours(1));
+        assert_eq!(clock.suspended(), Duration::ZERO);
+        clock.suspend(Duration::from_secs(7));
+        clock.suspend(Duration::from_secs(2));
+        assert_eq!(clock.suspended(), Duration::from_secs(9));
+        assert_eq!(
+            clock.now(),
+            start + TimeDelta::hours(1) + TimeDelta::seconds(9)
+        );
     }
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Arg, CommandFactory};
 use secrecy::SecretString;
 
@@ -56,17 +57,92 @@ const DEFAULT_FILE: &str = "/etc/plenum/plenum.env";
 
 /// Reads the settings file into the environment; what the environment has already stays.
 ///
+/// To be called before the process has a second thread.
+///
 /// # Errors
 ///
-/// When the file is named and absent, or a line of it is not `NAME=value`.
-pub fn load_file() -> anyhow::Result<()> {
+/// When the file is named and absent, or has a line that cannot be read; the message has its number and not its text, which
+/// may be a secret.
+pub(crate) fn load_file() -> anyhow::Result<()> {
     let named = std::env::var_os(FILE).map(PathBuf::from);
     let path = named.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
     if named.is_none() && !path.exists() {
         return Ok(());
     }
-    dotenvy::from_path(path)
-        .map_err(|error| anyhow::anyhow!("the settings file {}: {error}", path.display()))
+    let context = || format!("the settings file {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(context)?;
+    let settings = parse_file(&text).with_context(context)?;
+    for (name, value) in settings {
+        if std::env::var_os(name).is_none() {
+            #[expect(
+                unsafe_code,
+                reason = "settings of a file are to be as good as those of the environment"
+            )]
+            // SAFETY: nobody reads the environment meanwhile, since there is no other thread yet.
+            unsafe {
+                std::env::set_var(name, value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A line of a settings file that is not `NAME=value`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {why}")]
+struct Malformed {
+    line: usize,
+    why: &'static str,
+}
+
+/// The settings of a file: a `NAME=value` per line. Empty lines and lines from `#` on are comments. A value stands as it is,
+/// without the spaces around it, or between two `"` or two `'`, after which a comment may follow; nothing in it is
+/// expanded or escaped.
+fn parse_file(text: &str) -> Result<Vec<(&str, &str)>, Malformed> {
+    let mut settings = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let refuse = |why| Malformed {
+            line: index + 1,
+            why,
+        };
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) = line
+            .split_once('=')
+            .ok_or_else(|| refuse("a setting is NAME=value"))?;
+        let name = name.trim_end();
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if name.is_empty()
+            || !name.bytes().all(fits)
+            || name.starts_with(|c: char| c.is_ascii_digit())
+        {
+            return Err(refuse("a name is made of A-Z, a-z, 0-9 and _"));
+        }
+        if settings.iter().any(|(known, _)| *known == name) {
+            return Err(refuse("this setting stands further up already"));
+        }
+        let value = value.trim_start();
+        let value = match value.chars().next() {
+            Some(quote @ ('"' | '\'')) => {
+                let (value, rest) = value[1..]
+                    .split_once(quote)
+                    .ok_or_else(|| refuse("the quotation mark is not closed"))?;
+                let rest = rest.trim_start();
+                if !rest.is_empty() && !rest.starts_with('#') {
+                    return Err(refuse("something follows the closing quotation mark"));
+                }
+                value
+            }
+            _ => value,
+        };
+        if value.contains(char::is_control) {
+            return Err(refuse("a value has no control characters"));
+        }
+        settings.push((name, value));
+    }
+    Ok(settings)
 }
 
 /// Warnings about `PLENUM_*` variables that are no settings, each with the nearest that is.
@@ -106,4 +182,44 @@ fn default_data_dir() -> PathBuf {
     of_user()
         .unwrap_or_else(|| PathBuf::from("/var/lib"))
         .join("plenum")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_settings_file_has_a_name_and_a_value_per_line_and_nothing_is_expanded() {
+        let text = "# comment\n\n  PLENUM_BIND = 0.0.0.0:80 \r\nA=$HOME ${B} \\n `x`\nB='it is \"so\" ' # why\n\
+                    C=\"it's\"\nD=\nE=''\nF=a=b#c # d\n   # PLENUM_X=1";
+        let settings = [
+            ("PLENUM_BIND", "0.0.0.0:80"),
+            ("A", "$HOME ${B} \\n `x`"),
+            ("B", "it is \"so\" "),
+            ("C", "it's"),
+            ("D", ""),
+            ("E", ""),
+            ("F", "a=b#c # d"),
+        ];
+        assert_eq!(parse_file(text), Ok(settings.to_vec()));
+    }
+
+    #[test]
+    fn a_line_that_is_no_setting_is_named_by_its_number_alone() {
+        for wrong in [
+            "canary",
+            "canary key=1",
+            "=canary",
+            "1CANARY=1",
+            "export canary=1",
+            "A='canary",
+            "A=\"canary\" canary",
+            "A=can\0ary",
+            "FIRST=canary",
+        ] {
+            let error = parse_file(&format!("FIRST=1\n# so\n{wrong}\nLAST=2")).unwrap_err();
+            assert_eq!(error.line, 3, "{wrong:?}");
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::TimeDelta;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
     ConnectOptions, Connection, Executor, PgConnection, PgPool, PgTransaction, Postgres,
@@ -15,7 +16,12 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::id::AppId;
+use tracing::{debug, warn};
+
+use crate::{
+    clock::{Clock, Sample},
+    id::AppId,
+};
 
 /// Settings of the database.
 #[derive(clap::Args, Clone, Debug)]
@@ -25,6 +31,40 @@ pub struct Config {
     /// Postgres server to use, as a `postgres://` URL; without it a private cluster runs under the data directory.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,
+    /// Longest time that one statement may take.
+    #[arg(long, env = "PLENUM_DATABASE_STATEMENT_TIMEOUT", default_value = "10s", value_parser = limit)]
+    pub database_statement_timeout: Duration,
+    /// Longest time that a statement may wait for a lock that another one holds.
+    #[arg(long, env = "PLENUM_DATABASE_LOCK_TIMEOUT", default_value = "5s", value_parser = limit)]
+    pub database_lock_timeout: Duration,
+    /// Longest time that a transaction may stand still between two statements; Postgres then ends its connection.
+    #[arg(long, env = "PLENUM_DATABASE_IDLE_TRANSACTION_TIMEOUT", default_value = "15s", value_parser = limit)]
+    pub database_idle_transaction_timeout: Duration,
+}
+
+impl Config {
+    /// `options`, with the limits of these settings on every statement. Migrations run without them.
+    pub fn limited(&self, options: PgConnectOptions) -> PgConnectOptions {
+        let limits = [
+            ("statement_timeout", self.database_statement_timeout),
+            ("lock_timeout", self.database_lock_timeout),
+            (
+                "idle_in_transaction_session_timeout",
+                self.database_idle_transaction_timeout,
+            ),
+        ];
+        options.options(limits.map(|(name, limit)| (name, format!("{}ms", limit.as_millis()))))
+    }
+}
+
+fn limit(text: &str) -> Result<Duration, String> {
+    let limit = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    // Postgres takes 0 for no limit at all, and counts milliseconds in 31 bits.
+    if (Duration::from_millis(1)..=Duration::from_hours(24)).contains(&limit) {
+        Ok(limit)
+    } else {
+        Err("must be from 1ms to 24h".to_owned())
+    }
 }
 
 /// Why the database cannot be used.
@@ -35,7 +75,7 @@ pub enum Error {
     Url(#[source] sqlx::Error),
     /// The server does not let us make or use the two roles.
     #[error(
-        "the database user {user:?} can neither use nor make the roles plenum_app and plenum_system; \
+        "the database user {user:?} can neither use the roles plenum_app and plenum_system nor give itself the right to; \
          have an administrator run:\n  create role plenum_app nologin;\n  create role plenum_system nologin;\n  \
          grant plenum_app, plenum_system to \"{user}\";"
     )]
@@ -83,36 +123,90 @@ pub fn options(url: &SecretString) -> Result<PgConnectOptions, Error> {
     url.expose_secret().parse().map_err(Error::Url)
 }
 
-/// Brings the schema up to date, one process at a time (an advisory lock).
+/// Brings the schema up to date, one process at a time (an advisory lock), and makes sure that the two roles can be used.
 ///
 /// # Errors
 ///
-/// [`Error::Roles`] with the SQL to run where the server does not let us make the two roles.
+/// [`Error::Roles`] with the SQL to run where the server does not let us make or use the two roles.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), Error> {
     let mut conn = options
         .clone()
         .disable_statement_logging()
         .connect()
         .await?;
-    check_roles(&mut conn).await?;
+    let (user, may_make, exist): (String, bool, bool) = sqlx::query_as(
+        "select current_user::text, rolsuper or rolcreaterole,
+                (select count(*) = 2 from pg_roles where rolname in ('plenum_app', 'plenum_system'))
+         from pg_roles where rolname = current_user",
+    )
+    .fetch_one(&mut conn)
+    .await?;
+    // Before anything is changed where that is possible: the first migration makes the roles that are missing.
+    if exist {
+        take_roles(&mut conn, &user).await?;
+    } else if !may_make {
+        return Err(Error::Roles { user });
+    }
     MIGRATIONS.run(&mut conn).await?;
+    if !exist {
+        take_roles(&mut conn, &user).await?;
+    }
     conn.close().await?;
     Ok(())
 }
 
-async fn check_roles(conn: &mut PgConnection) -> Result<(), Error> {
-    let (user, usable): (String, bool) = sqlx::query_as(
-        "select current_user::text,
-                (select rolsuper or rolcreaterole from pg_roles where rolname = current_user)
-                or (select count(*) = 2 from pg_roles
-                    where rolname in ('plenum_app', 'plenum_system') and pg_has_role(current_user, oid, 'member'))",
-    )
-    .fetch_one(conn)
-    .await?;
-    if usable {
-        Ok(())
-    } else {
-        Err(Error::Roles { user })
+/// Whether a database has our schema, of whatever age.
+///
+/// # Errors
+///
+/// When Postgres does not answer.
+pub async fn is_migrated(options: &PgConnectOptions) -> Result<bool, Error> {
+    let mut conn = options.connect().await?;
+    let found = sqlx::query_scalar("select to_regclass('public.apps') is not null")
+        .fetch_one(&mut conn)
+        .await?;
+    conn.close().await?;
+    Ok(found)
+}
+
+/// Makes sure that both roles can be used, by using them; where one cannot, tries to grant it to ourselves.
+///
+/// From Postgres 16 on, who makes a role is its member without being allowed to `SET ROLE`, and may grant themselves that.
+/// In any release the roles may have been made by somebody else, for another database of the same server.
+async fn take_roles(conn: &mut PgConnection, user: &str) -> Result<(), Error> {
+    let terms = match conn.server_version_num() {
+        Some(version) if version >= 16_00_00 => " with set true, inherit false",
+        _ => "",
+    };
+    for (role, set) in [
+        ("plenum_app", SET_ROLE_APP),
+        ("plenum_system", SET_ROLE_SYSTEM),
+    ] {
+        if can_be_set(conn, set).await? {
+            continue;
+        }
+        let grant = sqlx::AssertSqlSafe(format!("grant {role} to current_user{terms}"));
+        let granted = sqlx::query(grant).execute(&mut *conn).await;
+        if !can_be_set(conn, set).await? {
+            debug!(outcome = ?granted, role, "the role cannot be granted to ourselves");
+            let user = user.to_owned();
+            return Err(Error::Roles { user });
+        }
+    }
+    Ok(())
+}
+
+/// Whether the login may become this role, which is tried.
+async fn can_be_set(conn: &mut PgConnection, set_role: &'static str) -> sqlx::Result<bool> {
+    match conn.execute(set_role).await {
+        Ok(_) => {
+            conn.execute("reset role").await?;
+            Ok(true)
+        }
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(FORBIDDEN) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -132,8 +226,8 @@ impl Db {
                 .connect_lazy_with(options.clone().application_name("plenum"))
         };
         Self {
-            app: pool("set role plenum_app", 16),
-            system: pool("set role plenum_system", 8),
+            app: pool(SET_ROLE_APP, 16),
+            system: pool(SET_ROLE_SYSTEM, 8),
         }
     }
 
@@ -152,6 +246,32 @@ impl Db {
         Ok(System(self.system.acquire().await?))
     }
 
+    /// Lets `clock` follow Postgres's time, by the best of a few samples; returns how far it was off. What is worth a
+    /// warning is warned of.
+    pub async fn sample_clock(&self, clock: &Clock) -> sqlx::Result<TimeDelta> {
+        let mut conn = self.system().await?;
+        let mut samples = Vec::with_capacity(SAMPLES);
+        for _ in 0..SAMPLES {
+            let sent = clock.instant();
+            let theirs = sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#)
+                .fetch_one(&mut *conn)
+                .await?;
+            samples.push(Sample {
+                sent,
+                received: clock.instant(),
+                theirs,
+            });
+        }
+        let off = clock.follow(&samples);
+        if off.abs() > WORRYING_OFFSET {
+            warn!(
+                offset_ms = off.num_milliseconds(),
+                "this machine's clock and Postgres's differ"
+            );
+        }
+        Ok(off)
+    }
+
     /// Asks Postgres for an answer.
     pub async fn ping(&self) -> sqlx::Result<()> {
         self.system().await?.ping().await
@@ -168,7 +288,8 @@ pub fn constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error()?.constraint()
 }
 
-/// Whether the server could not be asked at all, as against: it answered with an error.
+/// Whether the server could not be asked, or did not answer in time, as against: it answered with an error. What was asked
+/// may succeed later.
 pub fn is_away(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
@@ -176,14 +297,25 @@ pub fn is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::Tls(_) => true,
         sqlx::Error::Database(error) => {
-            // 57P0x: the server is shutting down or starting; 08xxx: the connection broke; 53300: too many connections.
+            // 57P0x: the server is shutting down or starting; 08xxx: the connection broke; 53300: too many connections;
+            // 57014, 55P03, 25P03: the limits of `Config` on a statement, a lock and a transaction.
             error.code().is_some_and(|code| {
-                code.starts_with("57P") || code.starts_with("08") || code == "53300"
+                code.starts_with("57P")
+                    || code.starts_with("08")
+                    || ["53300", "57014", "55P03", "25P03"].contains(&&*code)
             })
         }
         _ => false,
     }
 }
 
+const SET_ROLE_APP: &str = "set role plenum_app";
+const SET_ROLE_SYSTEM: &str = "set role plenum_system";
+/// `insufficient_privilege`
+const FORBIDDEN: &str = "42501";
+/// Enough for one of them to have had an undisturbed round trip.
+const SAMPLES: usize = 3;
+/// Clocks that are led by NTP differ by less.
+const WORRYING_OFFSET: TimeDelta = TimeDelta::milliseconds(250);
 /// Long enough for a burst, short enough that a caller still hears of it.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -136,6 +136,18 @@ pub async fn default(conn: &mut db::System) -> Result<Option<App>, Error> {
     Ok(store::default(conn).await?)
 }
 
+/// Opens a stored secret, to see that `master_key` is the one that they are sealed under. Any key is, while there is no app.
+///
+/// # Errors
+///
+/// [`Error::Sealed`] for another key: with it, no webhook could be signed.
+pub async fn check_master_key(conn: &mut db::System, master_key: &MasterKey) -> Result<(), Error> {
+    if let Some((app, sealed)) = store::any_webhook_secret(conn).await? {
+        sealed.open(master_key, &signing::secret_place(&app))?;
+    }
+    Ok(())
+}
+
 /// All apps, by name.
 pub async fn list(conn: &mut db::System) -> Result<Vec<App>, Error> {
     Ok(store::list(conn).await?)

@@ -92,6 +92,18 @@ pub async fn default(conn: &mut System) -> sqlx::Result<Option<App>> {
     .await
 }
 
+/// A sealed webhook secret and whose it is: the default app's, where there is one.
+pub async fn any_webhook_secret(
+    conn: &mut System,
+) -> sqlx::Result<Option<(AppId, Sealed<SigningSecret>)>> {
+    let row = sqlx::query!(
+        r#"select id as "id: AppId", room_webhook_secret from apps order by is_default desc, id limit 1"#,
+    )
+    .fetch_optional(&mut **conn)
+    .await?;
+    Ok(row.map(|row| (row.id, Sealed::from_stored(row.room_webhook_secret))))
+}
+
 pub async fn list(conn: &mut System) -> sqlx::Result<Vec<App>> {
     sqlx::query_as!(
         App,

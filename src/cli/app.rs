@@ -7,9 +7,10 @@ use super::{
     storage::{self, Opened},
 };
 use crate::{
-    apps::{self, AppName, NewApp, SecretKey},
+    apps::{self, App, AppName, NewApp, SecretKey},
     clock::Clock,
     config::Storage,
+    db::Db,
     webhooks::SigningSecret,
 };
 
@@ -39,7 +40,17 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
 
 async fn create(name: AppName, storage: &Storage) -> anyhow::Result<()> {
     let opened = Opened::open(storage).await?;
-    let master_key = storage::master_key(storage)?;
+    let created = create_and_show(name, storage, &opened.db()).await;
+    let closed = opened.close().await;
+    created.and(closed)
+}
+
+/// The keys are shown as soon as they are in use, whatever else may fail.
+async fn create_and_show(name: AppName, storage: &Storage, db: &Db) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    db.sample_clock(&clock).await?;
+    let mut conn = db.system().await?;
+    let master_key = storage::master_key(storage, &mut conn).await?;
     let (key, webhook_secret) = (
         SecretKey::generate(&mut rand::rng()),
         SigningSecret::generate(&mut rand::rng()),
@@ -50,30 +61,20 @@ async fn create(name: AppName, storage: &Storage) -> anyhow::Result<()> {
         webhook_secret: webhook_secret.clone(),
         is_default: false,
     };
-    let now = Clock::system().now();
-    let created = apps::create(
-        &mut opened.db().system().await?,
-        &new,
-        &master_key,
-        now,
-        &mut rand::rng(),
-    )
-    .await;
-    opened.close().await?;
-    say(format_args!("app             {}", created?.name))?;
-    say(format_args!(
-        "secret key      {}   (shown once)",
-        key.reveal()
-    ))?;
+    let app = apps::create(&mut conn, &new, &master_key, clock.now(), &mut rand::rng()).await?;
     Ok(say(format_args!(
-        "webhook secret  {}   (signs the webhooks of its rooms)",
+        "app             {}\nsecret key      {}   (shown once)\nwebhook secret  {}   (signs the webhooks of its rooms)",
+        app.name,
+        key.reveal(),
         webhook_secret.reveal().expose_secret()
     ))?)
 }
 
 async fn list(storage: &Storage) -> anyhow::Result<()> {
-    let opened = Opened::open(storage).await?;
-    let apps = apps::list(&mut opened.db().system().await?).await;
+    let Some(opened) = Opened::look(storage).await? else {
+        return Ok(());
+    };
+    let apps = all(&opened.db()).await;
     opened.close().await?;
     for app in apps? {
         let answers = if app.is_default {
@@ -89,4 +90,8 @@ async fn list(storage: &Storage) -> anyhow::Result<()> {
         ))?;
     }
     Ok(())
+}
+
+async fn all(db: &Db) -> anyhow::Result<Vec<App>> {
+    Ok(apps::list(&mut db.system().await?).await?)
 }

@@ -7,6 +7,7 @@ use crate::{
     apps::{self, AppName, SecretKey},
     clock::Clock,
     config::Storage,
+    db::Db,
     id::SecretKeyId,
 };
 
@@ -40,15 +41,14 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Create { app, storage } => {
             let opened = Opened::open(&storage).await?;
-            let created = create(&opened, &app).await;
-            opened.close().await?;
-            let (id, key) = created?;
-            say(format_args!("id          {id}"))?;
-            say(format_args!("secret key  {}   (shown once)", key.reveal()))?;
+            let created = create_and_show(&opened.db(), &app).await;
+            let closed = opened.close().await;
+            created.and(closed)?;
         }
         Command::List { app, storage } => {
-            let opened = Opened::open(&storage).await?;
-            let keys = list(&opened, &app).await;
+            let opened = Opened::look(&storage).await?;
+            let opened = opened.with_context(|| no_app(&app))?;
+            let keys = list(&opened.db(), &app).await;
             opened.close().await?;
             for key in keys? {
                 let revoked = key
@@ -65,7 +65,7 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Revoke { id, storage } => {
             let opened = Opened::open(&storage).await?;
-            let revoked = revoke(&opened, id).await;
+            let revoked = revoke(&opened.db(), id).await;
             opened.close().await?;
             anyhow::ensure!(
                 revoked?,
@@ -77,33 +77,34 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn create(opened: &Opened, app: &AppName) -> anyhow::Result<(SecretKeyId, SecretKey)> {
-    let mut conn = opened.db().system().await?;
+/// The key is shown as soon as it is in use, whatever else may fail.
+async fn create_and_show(db: &Db, app: &AppName) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    db.sample_clock(&clock).await?;
+    let mut conn = db.system().await?;
     let app = apps::find(&mut conn, app)
         .await?
         .with_context(|| no_app(app))?;
     let key = SecretKey::generate(&mut rand::rng());
-    let id = apps::create_key(
-        &mut conn,
-        app.id,
-        &key,
-        Clock::system().now(),
-        &mut rand::rng(),
-    )
-    .await?;
-    Ok((id, key))
+    let id = apps::create_key(&mut conn, app.id, &key, clock.now(), &mut rand::rng()).await?;
+    Ok(say(format_args!(
+        "id          {id}\nsecret key  {}   (shown once)",
+        key.reveal()
+    ))?)
 }
 
-async fn list(opened: &Opened, app: &AppName) -> anyhow::Result<Vec<apps::KeySummary>> {
-    let mut conn = opened.db().system().await?;
+async fn list(db: &Db, app: &AppName) -> anyhow::Result<Vec<apps::KeySummary>> {
+    let mut conn = db.system().await?;
     let app = apps::find(&mut conn, app)
         .await?
         .with_context(|| no_app(app))?;
     Ok(apps::keys(&mut conn, app.id).await?)
 }
 
-async fn revoke(opened: &Opened, id: SecretKeyId) -> anyhow::Result<bool> {
-    Ok(apps::revoke_key(&mut opened.db().system().await?, id, Clock::system().now()).await?)
+async fn revoke(db: &Db, id: SecretKeyId) -> anyhow::Result<bool> {
+    let clock = Clock::system();
+    db.sample_clock(&clock).await?;
+    Ok(apps::revoke_key(&mut db.system().await?, id, clock.now()).await?)
 }
 
 fn no_app(name: &AppName) -> String {

@@ -10,15 +10,18 @@ mod serve;
 mod storage;
 
 use std::{
+    env::VarError,
+    ffi::OsString,
     io::{IsTerminal, Write},
     process::ExitCode,
 };
 
+use anyhow::Context;
 use clap::{
-    CommandFactory, Parser, Subcommand,
+    ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::config as settings;
 
@@ -53,28 +56,43 @@ pub fn main() -> ExitCode {
     if let Err(error) = settings::load_file() {
         return fail(&error);
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let (cli, matches) = match parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
         Err(error) => return refuse(&error),
     };
-    log();
+    if let Err(why) = log() {
+        // Nobody is left to be told that this could not be written.
+        let _ = writeln!(std::io::stderr().lock(), "plenum: {}: {why}", settings::LOG);
+        return ExitCode::from(2);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let outcome = runtime
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(run(cli.command)));
+        .and_then(|runtime| runtime.block_on(run(cli.command, &matches)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
-async fn run(command: Command) -> anyhow::Result<()> {
+/// The command, and what it was made from.
+fn parse(args: impl Iterator<Item = OsString>) -> Result<(Cli, ArgMatches), clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    Ok((cli, matches))
+}
+
+async fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => Box::pin(serve::run(*args)).await,
         Command::Migrate(args) => migrate::run(args).await,
-        Command::Config(args) => config::run(&args),
+        Command::Config(_) => {
+            let (_, own) = matches.subcommand().context("there is no command")?;
+            config::run(own)
+        }
         Command::App(command) => app::run(command).await,
         Command::Key(command) => key::run(command).await,
         Command::Openapi => openapi::run(),
@@ -137,9 +155,12 @@ fn exit(error: &clap::Error) -> ExitCode {
 }
 
 /// Logs go to standard error: for people on a terminal, as JSON otherwise.
-fn log() {
-    let filter = EnvFilter::try_from_env(settings::LOG)
-        .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn,rtc_dtls=error"));
+fn log() -> Result<(), String> {
+    let filter = match std::env::var(settings::LOG) {
+        Ok(text) if !text.is_empty() => filter(&text)?,
+        Err(VarError::NotUnicode(_)) => return Err("it is no text".to_owned()),
+        _ => EnvFilter::new("info,actix_server=warn,rtc_dtls=error"),
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -148,4 +169,23 @@ fn log() {
     } else {
         log.json().flatten_event(true).with_span_list(false).init();
     }
+    Ok(())
+}
+
+/// What is logged: levels, alone or after `target=`, separated by commas. A bare word that is no level would be taken for a
+/// target, and nothing at all be logged.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let refuse = |part: &str| {
+        format!(
+            "{text:?} cannot be used: {part:?} must be a level (off, error, warn, info, debug or trace) or target=level, \
+             such as info,plenum=debug"
+        )
+    };
+    for part in text.split(',') {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            return Err(refuse(part));
+        }
+    }
+    EnvFilter::try_new(text).map_err(|_| refuse(text))
 }

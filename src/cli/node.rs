@@ -87,9 +87,11 @@ impl Node {
             meetings: meetings.clone(),
             reach: config.webhooks.reach(),
             base_domain: config.http.base_domain.clone(),
+            public_host: config.http.public_host(),
             default_app,
             ready: Arc::new(AtomicBool::new(false)),
             stopping: CancellationToken::new(),
+            figures: Arc::default(),
             started: clock.instant(),
         };
         let (ready, stopping) = (shared.ready.clone(), shared.stopping.clone());

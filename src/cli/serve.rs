@@ -5,6 +5,7 @@ use std::{net::TcpListener, sync::Arc};
 use anyhow::Context;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use url::Url;
 
@@ -18,7 +19,7 @@ use crate::{
     apps::{self, App, NewApp, SecretKey},
     clock::Clock,
     config::{self, Config},
-    db::Db,
+    db::System,
     sealed::MasterKey,
     webhooks::SigningSecret,
 };
@@ -40,12 +41,15 @@ pub async fn run(Args { config }: Args) -> anyhow::Result<()> {
             "PLENUM_ALLOW_PRIVATE_WEBHOOKS is set: webhooks may reach this machine and its network; for development only"
         );
     }
+    let told_to_stop = stop_on_signal()?;
     // Bound first, so that a second server stops before it touches anything.
     let listener = TcpListener::bind(config.http.bind)
         .with_context(|| format!("PLENUM_BIND: {} cannot be listened on", config.http.bind))?;
-    let mut told_to_stop = Signals::new()?;
-    let opened = Opened::open_alone(&config.storage).await?;
-    let outcome = Box::pin(serve(&config, &opened, listener, &mut told_to_stop)).await;
+    let Some(opened) = Opened::open_alone(&config.storage, &told_to_stop).await? else {
+        info!("stopped before the start was through");
+        return Ok(());
+    };
+    let outcome = Box::pin(serve(&config, &opened, listener, &told_to_stop)).await;
     let closed = opened.close().await;
     outcome?;
     info!("stopped");
@@ -56,12 +60,25 @@ async fn serve(
     config: &Config,
     opened: &Opened,
     listener: TcpListener,
-    signals: &mut Signals,
+    told_to_stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let url = config.http.url(listener.local_addr()?)?;
     let (db, clock) = (opened.db(), Clock::system());
-    let master_key = Arc::new(storage::master_key(&config.storage)?);
-    let (default_app, greeting) = first_apps(config, &db, &clock, &master_key, &url).await?;
+    // Before anything asks for the time.
+    let Some(sampled) = told_to_stop
+        .run_until_cancelled(db.sample_clock(&clock))
+        .await
+    else {
+        return Ok(());
+    };
+    sampled?;
+    let mut conn = db.system().await?;
+    let master_key = Arc::new(storage::master_key(&config.storage, &mut conn).await?);
+    let (default_app, made) = first_apps(config, &mut conn, &clock, &master_key).await?;
+    drop(conn);
+    if told_to_stop.is_cancelled() {
+        return Ok(());
+    }
     let node = Node::start(
         config,
         Parts {
@@ -72,31 +89,29 @@ async fn serve(
             listener,
         },
     )?;
-    say(greeting)?;
+    tell(greeting(&url, made.as_ref()));
     info!(%url, "ready");
-    signals.wait().await;
+    told_to_stop.cancelled().await;
     info!("stopping");
     node.stop().await;
     db.close().await;
     Ok(())
 }
 
-/// The apps that a start makes: the bootstrap's, or at the very first start a demo app. Returns which app answers on
-/// localhost, and what to tell whoever started the server.
+/// Makes the apps that a start makes: the bootstrap's, or at the very first start a demo app, whose keys are shown as soon
+/// as they are in use. Returns which app answers on localhost, and the key that was shown.
 async fn first_apps(
     config: &Config,
-    db: &Db,
+    conn: &mut System,
     clock: &Clock,
     master_key: &MasterKey,
-    url: &Url,
-) -> anyhow::Result<(Option<App>, String)> {
-    let mut conn = db.system().await?;
+) -> anyhow::Result<(Option<App>, Option<SecretKey>)> {
     let apps::Config {
         bootstrap_app,
         bootstrap_secret_key,
         bootstrap_webhook_secret,
     } = &config.apps;
-    let existing = apps::list(&mut conn).await?;
+    let existing = apps::list(conn).await?;
     let wanted = match (bootstrap_app, bootstrap_secret_key) {
         (Some(name), Some(key)) => {
             (!existing.iter().any(|app| app.name == *name)).then(|| (name.clone(), key.clone()))
@@ -111,9 +126,9 @@ async fn first_apps(
             .cloned();
         let default = match named {
             Some(app) => Some(app),
-            None => apps::default(&mut conn).await?,
+            None => apps::default(conn).await?,
         };
-        return Ok((default, greeting(url, None)));
+        return Ok((default, None));
     };
     let webhook_secret = match bootstrap_webhook_secret {
         Some(text) => text
@@ -129,58 +144,65 @@ async fn first_apps(
         webhook_secret: webhook_secret.clone(),
         is_default,
     };
-    let app = apps::create(&mut conn, &new, master_key, clock.now(), &mut rand::rng()).await?;
-    let shown = bootstrap_app
-        .is_none()
-        .then_some((&app, &key, &webhook_secret));
-    let greeting = greeting(url, shown);
-    Ok((Some(app), greeting))
+    let app = apps::create(conn, &new, master_key, clock.now(), &mut rand::rng()).await?;
+    if bootstrap_app.is_some() {
+        return Ok((Some(app), None));
+    }
+    tell(format_args!(
+        "\n  App          {}\n  Secret key   {}   (shown once: keep it)\n  Webhooks     signed with {}   (shown once)",
+        app.name,
+        key.reveal(),
+        webhook_secret.reveal().expose_secret(),
+    ));
+    Ok((Some(app), Some(key)))
 }
 
-/// What whoever starts the server wants to know. Keys are shown once: when they are made here.
-fn greeting(url: &Url, made: Option<(&App, &SecretKey, &SigningSecret)>) -> String {
+/// What whoever starts the server wants to know; `made` is a key that this start has shown.
+fn greeting(url: &Url, made: Option<&SecretKey>) -> String {
     let base = url.as_str().trim_end_matches('/');
-    let mut text = format!(
-        "\n  Plenum runs.\n\n  Rooms        {base}/{{roomName}}\n  Swagger UI   {base}/docs/\n"
-    );
-    match made {
-        None => text.push_str(
-            "  Secret key   shown once, when it was made; `plenum key create APP` makes another\n",
+    let next = match made {
+        None => {
+            "  Secret key   shown once, when it was made; `plenum key create APP` makes another\n"
+                .to_owned()
+        }
+        Some(key) => format!(
+            "\n  Create a room, then open {base}/hello in two windows:\n\n  \
+             curl -X POST '{base}/api/v1/room?secretKey={}' \\\n       \
+             -H 'Content-Type: application/json' -d '{{\"roomName\": \"hello\"}}'\n",
+            key.reveal()
         ),
-        Some((app, key, webhook_secret)) => {
-            let (key, webhook_secret) = (key.reveal(), webhook_secret.reveal());
-            text.push_str(&format!(
-                "  App          {}\n  Secret key   {key}   (shown once: keep it)\n  \
-                 Webhooks     signed with {}   (shown once)\n\n  \
-                 Create a room, then open {base}/hello in two windows:\n\n  \
-                 curl -X POST '{base}/api/v1/room?secretKey={key}' \\\n       \
-                 -H 'Content-Type: application/json' -d '{{\"roomName\": \"hello\"}}'\n",
-                app.name,
-                webhook_secret.expose_secret(),
-            ));
-        }
-    }
-    text
+    };
+    format!(
+        "\n  Plenum runs.\n\n  Rooms        {base}/{{roomName}}\n  Swagger UI   {base}/docs/\n{next}"
+    )
 }
 
-/// What tells the server to stop.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+/// Says something to whoever started the server. That nobody reads it does not stop a server.
+fn tell(text: impl std::fmt::Display) {
+    if let Err(error) = say(text) {
+        warn!(%error, "standard output cannot be written to; a key that was to be shown there is lost");
+    }
 }
 
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+/// Cancelled by the first signal to stop (SIGTERM, Ctrl-C). The second one ends the process, at once: what is left of the
+/// private cluster, the kernel stops.
+fn stop_on_signal() -> std::io::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let token = CancellationToken::new();
+    let told = token.clone();
+    // It lives as long as the process, so nothing waits for it.
+    TaskTracker::new().spawn(async move {
+        for stops in [false, true] {
+            let number = tokio::select! {
+                _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
+                _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            };
+            if stops {
+                std::process::exit(128 + number);
+            }
+            told.cancel();
         }
-    }
+    });
+    Ok(token)
 }

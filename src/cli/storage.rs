@@ -6,17 +6,21 @@ use anyhow::Context;
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    apps,
     config::Storage,
-    db::{self, Db, cluster::Cluster},
+    db::{self, Db, System, cluster::Cluster},
     sealed::MasterKey,
 };
 
 /// The database of this installation, as one command uses it.
 pub struct Opened {
     /// How to reach it.
-    pub options: PgConnectOptions,
+    options: PgConnectOptions,
+    /// The limits on what is asked of it.
+    limits: db::Config,
     /// The private cluster, where this command started it.
     cluster: Option<Cluster>,
 }
@@ -25,36 +29,90 @@ impl Opened {
     /// Finds the database: `DATABASE_URL`, a private cluster that a server runs already, or one that is started for this
     /// command. Its schema is brought up to date.
     pub async fn open(storage: &Storage) -> anyhow::Result<Self> {
-        Self::find(storage, true).await
+        Self::find(storage).await?.migrated().await
     }
 
-    /// As [`Opened::open`], for the server: a private cluster that is in use already is an error.
-    pub async fn open_alone(storage: &Storage) -> anyhow::Result<Self> {
-        Self::find(storage, false).await
-    }
-
-    async fn find(storage: &Storage, share: bool) -> anyhow::Result<Self> {
-        let opened = if let Some(url) = &storage.db.database_url {
-            Self {
-                options: db::options(url)?,
-                cluster: None,
-            }
-        } else if let Some(options) = Cluster::running(&storage.data_dir).filter(|_| share) {
-            Self {
-                options,
-                cluster: None,
-            }
-        } else {
-            let cluster = Cluster::start(&storage.data_dir).await?;
-            Self {
-                options: cluster.connect_options(),
-                cluster: Some(cluster),
+    /// As [`Opened::open`], for the server: a private cluster that is in use already is an error, and `None` is returned
+    /// when it is told to stop before the database can be used. Nothing runs then.
+    pub async fn open_alone(
+        storage: &Storage,
+        told_to_stop: &CancellationToken,
+    ) -> anyhow::Result<Option<Self>> {
+        let found = match &storage.db.database_url {
+            Some(url) => Self::given(storage, db::options(url)?),
+            None => {
+                let stop = told_to_stop.cancelled();
+                let started = Cluster::start_unless(&storage.data_dir, stop).await;
+                if told_to_stop.is_cancelled() && started.is_err() {
+                    return Ok(None);
+                }
+                Self::own(storage, started?)
             }
         };
-        match db::migrate(&opened.options).await {
-            Ok(()) => Ok(opened),
+        let migrated = db::migrate(&found.options);
+        match told_to_stop.run_until_cancelled(migrated).await {
+            Some(Ok(())) => Ok(Some(found)),
+            Some(Err(error)) => {
+                found.close().await?;
+                Err(error.into())
+            }
+            None => {
+                found.close().await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The database as it is, for a command that only looks: `None` where there is none yet, and none is made.
+    pub async fn look(storage: &Storage) -> anyhow::Result<Option<Self>> {
+        if storage.db.database_url.is_none() && !Cluster::exists(&storage.data_dir) {
+            return Ok(None);
+        }
+        let found = Self::find(storage).await?;
+        match db::is_migrated(&found.options).await {
+            Ok(true) => Ok(Some(found)),
+            Ok(false) => {
+                found.close().await?;
+                Ok(None)
+            }
             Err(error) => {
-                opened.close().await?;
+                found.close().await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn find(storage: &Storage) -> anyhow::Result<Self> {
+        Ok(if let Some(url) = &storage.db.database_url {
+            Self::given(storage, db::options(url)?)
+        } else if let Some(options) = Cluster::running(&storage.data_dir) {
+            Self::given(storage, options)
+        } else {
+            Self::own(storage, Cluster::start(&storage.data_dir).await?)
+        })
+    }
+
+    fn given(storage: &Storage, options: PgConnectOptions) -> Self {
+        Self {
+            options,
+            limits: storage.db.clone(),
+            cluster: None,
+        }
+    }
+
+    fn own(storage: &Storage, cluster: Cluster) -> Self {
+        Self {
+            options: cluster.connect_options(),
+            limits: storage.db.clone(),
+            cluster: Some(cluster),
+        }
+    }
+
+    async fn migrated(self) -> anyhow::Result<Self> {
+        match db::migrate(&self.options).await {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.close().await?;
                 Err(error.into())
             }
         }
@@ -62,7 +120,7 @@ impl Opened {
 
     /// The pools.
     pub fn db(&self) -> Db {
-        Db::new(&self.options)
+        Db::new(&self.limits.limited(self.options.clone()))
     }
 
     /// Stops the cluster, if this command started it.
@@ -74,27 +132,37 @@ impl Opened {
     }
 }
 
-/// The master key: the one given, or with a private cluster the one beside it, made at the first start.
-pub fn master_key(storage: &Storage) -> anyhow::Result<MasterKey> {
-    if let Some(given) = &storage.master_key {
-        return Ok(MasterKey::parse(given)?);
-    }
-    if storage.db.database_url.is_some() {
+/// The master key: the one given, or with a private cluster the one beside it, made when there is no app yet.
+///
+/// # Errors
+///
+/// When it is missing, or is not the one that the secrets in the database are sealed under.
+pub async fn master_key(storage: &Storage, conn: &mut System) -> anyhow::Result<MasterKey> {
+    let path = storage.data_dir.join("master.key");
+    let (key, from) = if let Some(given) = &storage.master_key {
+        (MasterKey::parse(given)?, "PLENUM_MASTER_KEY".to_owned())
+    } else if storage.db.database_url.is_some() {
         anyhow::bail!(
             "with DATABASE_URL, PLENUM_MASTER_KEY is needed too: make one with `openssl rand -base64 32` and keep it \
              with your backups, because stored secrets cannot be read without it"
         );
-    }
-    let path = storage.data_dir.join("master.key");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => SecretString::from(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_key(&path)?,
-        Err(error) => {
-            return Err(error)
-                .with_context(|| format!("the master key in {} cannot be read", path.display()));
-        }
+    } else {
+        let from = format!("the master key in {}", path.display());
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => SecretString::from(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                anyhow::ensure!(
+                    apps::list(conn).await?.is_empty(),
+                    "{from} is lost, and stored secrets cannot be read without it: put it back from your backup"
+                );
+                make_key(&path)?
+            }
+            Err(error) => return Err(error).with_context(|| format!("{from} cannot be read")),
+        };
+        (MasterKey::parse(&text).with_context(|| from.clone())?, from)
     };
-    MasterKey::parse(&text).with_context(|| format!("the master key in {}", path.display()))
+    apps::check_master_key(conn, &key).await.context(from)?;
+    Ok(key)
 }
 
 fn make_key(path: &Path) -> anyhow::Result<SecretString> {

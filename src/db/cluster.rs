@@ -55,15 +55,39 @@ impl Cluster {
     ///
     /// [`Error::Running`] when another process runs this cluster; the other variants say what to do about them.
     pub async fn start(data_dir: &Path) -> Result<Self, Error> {
+        Self::start_unless(data_dir, std::future::pending()).await
+    }
+
+    /// As [`Cluster::start`], given up when `told_to_stop` comes true first: then nothing of it runs when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Abandoned`] where it was given up.
+    pub async fn start_unless(
+        data_dir: &Path,
+        told_to_stop: impl Future<Output = ()>,
+    ) -> Result<Self, Error> {
         let data_dir = std::path::absolute(data_dir).map_err(Error::io("resolve", data_dir))?;
         let (hold, lifeline) = mpsc::sync_channel(0);
-        let (ready, when_ready) = oneshot::channel();
+        let (ready, mut when_ready) = oneshot::channel();
         let (stopping, stopped) = oneshot::channel();
         thread::Builder::new()
             .name("postgres".into())
             .spawn(move || run(&data_dir, &Lifeline(lifeline), ready, stopping))
             .map_err(Error::Thread)?;
-        let socket_dir = when_ready.await.map_err(|_| Error::Abandoned)??;
+        let started = tokio::select! {
+            biased;
+            started = &mut when_ready => Some(started),
+            () = told_to_stop => None,
+        };
+        let Some(started) = started else {
+            drop(hold);
+            if let Ok(Ok(_)) = when_ready.await {
+                let _ = stopped.await; // it is stopped as any other, and nobody needs to know how that went
+            }
+            return Err(Error::Abandoned);
+        };
+        let socket_dir = started.map_err(|_| Error::Abandoned)??;
         let cluster = Self {
             socket_dir,
             hold,
@@ -76,6 +100,11 @@ impl Cluster {
     /// How to connect to the database, as the cluster's superuser.
     pub fn connect_options(&self) -> PgConnectOptions {
         connect_options(&self.socket_dir, DATABASE)
+    }
+
+    /// Whether there is a cluster under `data_dir`, running or not.
+    pub fn exists(data_dir: &Path) -> bool {
+        data_dir.join(server::DATA).join("PG_VERSION").exists()
     }
 
     /// How to connect to the cluster of `data_dir` while another process runs it; `None` when none does, or when this user

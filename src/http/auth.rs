@@ -1,8 +1,11 @@
 //! Whose request it is: by a secret key, or by the host that it was sent to.
 
-use std::net::IpAddr;
-
-use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header, web::Data};
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    http::{header, uri::Authority},
+    web::Data,
+};
 use futures_util::future::LocalBoxFuture;
 
 use super::{Shared, error::ApiError};
@@ -20,7 +23,8 @@ pub struct AuthenticatedApp {
     pub id: AppId,
 }
 
-/// The app on whose host the request came: `{app}.{base domain}`, or the default app on localhost and loopback addresses.
+/// The app on whose host the request came: `{app}.{base domain}`, or the default app on localhost, loopback addresses and
+/// the host of `PLENUM_PUBLIC_URL`.
 #[derive(Clone, Debug)]
 pub struct HostApp(pub App);
 
@@ -48,7 +52,9 @@ impl FromRequest for HostApp {
         let request = request.clone();
         Box::pin(async move {
             let shared = shared(&request)?;
-            let app = match tenant(request.full_url().host(), &shared.base_domain) {
+            let host = host(&request);
+            let app = match tenant(host.as_ref(), &shared.base_domain) {
+                _ if host.is_some() && host == shared.public_host => shared.default_app.clone(),
                 Tenant::Default => shared.default_app.clone(),
                 Tenant::Named(name) => apps::find(&mut shared.db.system().await?, &name).await?,
                 Tenant::Nobody => None,
@@ -66,11 +72,32 @@ enum Tenant {
     Nobody,
 }
 
-fn tenant(host: Option<url::Host<&str>>, base_domain: &str) -> Tenant {
+/// The host that the request names: in its target (HTTP/2, proxies) or else in its one `Host` header (RFC 9112, section
+/// 3.2). What others forward in headers of their own is not asked: anybody may send those.
+fn host(request: &HttpRequest) -> Option<url::Host> {
+    let authority = match request.uri().authority() {
+        Some(authority) => authority.clone(),
+        None => {
+            let mut given = request.headers().get_all(header::HOST);
+            let (Some(host), None) = (given.next(), given.next()) else {
+                return None;
+            };
+            Authority::try_from(host.as_bytes()).ok()?
+        }
+    };
+    let (host, rest) = (authority.host(), authority.as_str());
+    let port = rest.strip_prefix(host)?; // and nobody's name before it
+    if !port.is_empty() && authority.port_u16().is_none() {
+        return None;
+    }
+    url::Host::parse(host).ok()
+}
+
+fn tenant(host: Option<&url::Host>, base_domain: &str) -> Tenant {
     match host {
-        Some(url::Host::Ipv4(ip)) if IpAddr::V4(ip).is_loopback() => Tenant::Default,
-        Some(url::Host::Ipv6(ip)) if IpAddr::V6(ip).is_loopback() => Tenant::Default,
-        Some(url::Host::Domain("localhost")) => Tenant::Default,
+        Some(url::Host::Ipv4(ip)) if ip.is_loopback() => Tenant::Default,
+        Some(url::Host::Ipv6(ip)) if ip.is_loopback() => Tenant::Default,
+        Some(url::Host::Domain(domain)) if domain == "localhost" => Tenant::Default,
         Some(url::Host::Domain(domain)) => domain
             .strip_suffix(base_domain)
             .and_then(|rest| rest.strip_suffix('.'))
@@ -85,7 +112,10 @@ fn secret_key(request: &HttpRequest) -> Option<SecretKey> {
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
-    if let Some(key) = bearer.and_then(|value| value.strip_prefix("Bearer ")) {
+    // The scheme's case does not matter (RFC 9110, section 11.1).
+    if let Some((scheme, key)) = bearer.and_then(|value| value.split_once(' '))
+        && scheme.eq_ignore_ascii_case("Bearer")
+    {
         return key.trim().parse().ok();
     }
     let query = url::form_urlencoded::parse(request.query_string().as_bytes());
@@ -106,35 +136,70 @@ fn shared(request: &HttpRequest) -> Result<Data<Shared>, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use url::Url;
+    use actix_web::test::TestRequest;
 
     use super::*;
 
+    fn at(authority: &str) -> Tenant {
+        let request = TestRequest::default().insert_header((header::HOST, authority));
+        let host = host(&request.to_http_request());
+        tenant(host.as_ref(), "meet.example.com")
+    }
+
     #[test]
     fn the_app_is_the_sub_domain_of_the_base_domain_and_the_default_app_on_loopback() {
-        let at = |url: &str| tenant(Url::parse(url).unwrap().host(), "meet.example.com");
-        assert_eq!(
-            at("http://acme.meet.example.com/x"),
-            Tenant::Named("acme".parse().unwrap())
-        );
-        for loopback in [
-            "http://localhost:8080/",
-            "http://127.0.0.1/",
-            "http://127.9.9.9:1/",
-            "http://[::1]:80/",
+        for named in [
+            "acme.meet.example.com",
+            "acme.meet.example.com:8443",
+            "ACME.Meet.example.com",
         ] {
+            assert_eq!(
+                at(named),
+                Tenant::Named("acme".parse().unwrap()),
+                "{named:?}"
+            );
+        }
+        for loopback in ["localhost:8080", "127.0.0.1", "127.9.9.9:1", "[::1]:80"] {
             assert_eq!(at(loopback), Tenant::Default, "{loopback}");
         }
         let foreign = [
-            "http://meet.example.com/",
-            "http://a.b.meet.example.com/",
-            "http://acmemeet.example.com/",
-            "http://acme.example.com/",
-            "http://10.0.0.1/",
-            "http://acme.localhost/",
+            "meet.example.com",
+            "a.b.meet.example.com",
+            "acmemeet.example.com",
+            "acme.example.com",
+            "10.0.0.1",
+            "acme.localhost",
         ];
         for foreign in foreign {
             assert_eq!(at(foreign), Tenant::Nobody, "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_text_that_is_no_host_is_nobodys() {
+        for wrong in [
+            "",
+            "[",
+            "[::1",
+            "::1",
+            "a b",
+            "%",
+            ":80",
+            "localhost:x",
+            "localhost:99999",
+            "ann@localhost",
+            "localhost/x",
+        ] {
+            assert_eq!(at(wrong), Tenant::Nobody, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_target_of_a_request_goes_before_its_host_header() {
+        let request = TestRequest::with_uri("http://acme.meet.example.com:80/standup")
+            .insert_header((header::HOST, "localhost"));
+        let host = host(&request.to_http_request());
+        let named = Tenant::Named("acme".parse().unwrap());
+        assert_eq!(tenant(host.as_ref(), "meet.example.com"), named);
     }
 }

@@ -1,12 +1,17 @@
 //! The JSON body of a request.
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload, http::StatusCode, web::BytesMut};
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    http::{StatusCode, header},
+    web::BytesMut,
+};
 use futures_util::{StreamExt, future::LocalBoxFuture};
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 
-/// A JSON body of at most [`LIMIT`] bytes, whatever its content type says; no body at all is `{}`.
+/// A JSON body of at most [`LIMIT`] bytes, whatever its content type says, and not compressed; no body at all is `{}`.
 pub struct Body<T>(pub T);
 
 /// Longest body, in bytes.
@@ -16,9 +21,21 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     type Error = ApiError;
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
-    fn from_request(_: &HttpRequest, payload: &mut Payload) -> Self::Future {
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let mut payload = payload.take();
+        let encoded = request
+            .headers()
+            .get_all(header::CONTENT_ENCODING)
+            .any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
         Box::pin(async move {
+            if encoded {
+                let message = "the body must not be compressed: send it without Content-Encoding";
+                return Err(ApiError::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "UNSUPPORTED_ENCODING",
+                    message,
+                ));
+            }
             let mut bytes = BytesMut::new();
             while let Some(chunk) = payload.next().await {
                 let chunk = chunk.map_err(|error| {

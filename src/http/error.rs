@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use actix_web::{
     HttpResponse, ResponseError,
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
 };
 use serde::Serialize;
 use tracing::error;
@@ -85,6 +85,17 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "ROOM_NOT_FOUND", "room not found")
     }
 
+    /// The path has nothing.
+    pub fn not_found(method: &Method, path: &str) -> Self {
+        let message = format!("there is nothing at {method} {path}; see /docs");
+        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
+    }
+
+    /// Not at the moment: the server starts, or stops.
+    pub fn unavailable(message: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+    }
+
     /// Whether it says that something is not there.
     pub fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
@@ -100,8 +111,9 @@ impl ApiError {
     pub fn database(cause: &sqlx::Error) -> Self {
         if db::is_away(cause) {
             error!(error = %cause, "Postgres is away");
-            let message = "The service is not available at the moment; try again in a few seconds";
-            Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+            Self::unavailable(
+                "The service is not available at the moment; try again in a few seconds",
+            )
         } else {
             Self::internal(cause)
         }
@@ -170,6 +182,13 @@ impl ResponseError for ApiError {
             StatusCode::UNAUTHORIZED => {
                 response.insert_header((header::WWW_AUTHENTICATE, "Bearer"))
             }
+            // What would have been right: RFC 9110, sections 12.5.3 and 15.5.22; RFC 6455, section 4.4.
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                response.insert_header((header::ACCEPT_ENCODING, "identity"))
+            }
+            StatusCode::UPGRADE_REQUIRED => response
+                .insert_header((header::UPGRADE, "websocket"))
+                .insert_header((header::SEC_WEBSOCKET_VERSION, "13")),
             _ => &mut response,
         };
         response.json(self)

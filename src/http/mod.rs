@@ -4,6 +4,7 @@ mod auth;
 mod body;
 mod error;
 mod health;
+mod methods;
 mod openapi;
 mod page;
 mod server;
@@ -17,7 +18,7 @@ use std::sync::{
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-pub use self::{openapi::document, server::serve};
+pub use self::{health::Figures, openapi::document, server::serve};
 use crate::{apps::App, clock::Clock, db::Db, meetings::Meetings, webhooks};
 
 /// Settings of the HTTP server.
@@ -28,7 +29,8 @@ pub struct Config {
     /// Address and port that HTTP is served on.
     #[arg(long, env = "PLENUM_BIND", default_value = "127.0.0.1:8080")]
     pub bind: std::net::SocketAddr,
-    /// Address that people reach the server under, as a URL; made from `PLENUM_BIND` where it is not given.
+    /// Address that people reach the server under, as a URL; made from `PLENUM_BIND` where it is not given. The default
+    /// app answers on its host.
     #[arg(long, env = "PLENUM_PUBLIC_URL", value_parser = public_url)]
     pub public_url: Option<Url>,
     /// Domain under which each app has its sub-domain; on localhost the default app answers.
@@ -47,6 +49,11 @@ impl Config {
             None => Url::parse(&format!("http://{bound}"))?,
         })
     }
+
+    /// The host of the given public URL.
+    pub fn public_host(&self) -> Option<url::Host> {
+        Some(self.public_url.as_ref()?.host()?.to_owned())
+    }
 }
 
 /// What handlers share.
@@ -62,12 +69,16 @@ pub struct Shared {
     pub reach: webhooks::Reach,
     /// Domain under which each app has its sub-domain.
     pub base_domain: String,
-    /// The app that answers on localhost.
+    /// The host of `PLENUM_PUBLIC_URL`, where that is given.
+    pub public_host: Option<url::Host>,
+    /// The app that answers on localhost and on `public_host`.
     pub default_app: Option<App>,
     /// Whether all parts run.
     pub ready: Arc<AtomicBool>,
     /// Cancelled when the server stops: sockets take no more joins.
     pub stopping: CancellationToken,
+    /// What `/health` tells of all apps.
+    pub figures: Arc<Figures>,
     /// Since when the server has been running.
     pub started: std::time::Instant,
 }

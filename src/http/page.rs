@@ -1,7 +1,7 @@
 //! The meeting page and its assets, embedded into the binary.
 
 use actix_web::{
-    HttpRequest, HttpResponse, Responder, get,
+    HttpRequest, HttpResponse, get,
     http::{StatusCode, header},
     web::{Data, Path},
 };
@@ -57,11 +57,8 @@ pub async fn room_page(
         state,
     };
     let Some(index) = Dist::get("index.html") else {
-        let message = "the web pages were not built; run script/setup and build again";
-        return Err(ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "UNAVAILABLE",
-            message,
+        return Err(ApiError::unavailable(
+            "the web pages were not built; run script/setup and build again",
         ));
     };
     let json = serde_json::to_string(&room).map_err(|error| ApiError::internal(&error))?;
@@ -76,15 +73,15 @@ pub async fn room_page(
 
 /// A file of the page. Its name has a hash of its content, so it is kept for ever.
 #[get("/assets/{path:.*}")]
-pub async fn asset(request: HttpRequest, path: Path<String>) -> impl Responder {
+pub async fn asset(request: HttpRequest, path: Path<String>) -> Result<HttpResponse, ApiError> {
     let Some(EmbeddedFile { data, .. }) = Dist::get(&format!("assets/{path}")) else {
-        return HttpResponse::NotFound().finish();
+        return Err(ApiError::not_found(request.method(), request.path()));
     };
     let kind = mime_guess::from_path(request.path()).first_or_octet_stream();
-    HttpResponse::Ok()
+    Ok(HttpResponse::Ok()
         .content_type(kind)
         .insert_header((header::CACHE_CONTROL, "public, max-age=31536000, immutable"))
-        .body(data.into_owned())
+        .body(data.into_owned()))
 }
 
 /// Text inside a quoted HTML attribute.

@@ -7,16 +7,19 @@ use actix_web::{
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
     get,
-    http::header::{self, HeaderName, HeaderValue},
+    http::{
+        ConnectionType, Method, StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
     middleware::{Compress, Next, NormalizePath, from_fn},
-    web::{Data, Payload},
+    web::{Data, PathConfig, Payload},
 };
 use rand::RngExt;
 use tracing::{Instrument, info, info_span};
 use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{Shared, auth::HostApp, error::ApiError, openapi, page};
+use super::{Shared, auth::HostApp, error::ApiError, methods, openapi, page};
 use crate::signaling::{self, protocol::LONGEST_FRAME};
 
 tokio::task_local! {
@@ -47,7 +50,9 @@ pub fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<Server> {
             .service(socket)
             .service(page::asset)
             .service(page::room_page)
+            .configure(methods::others(&openapi::document()))
             .default_service(actix_web::web::to(nothing_here))
+            .app_data(PathConfig::default().error_handler(|_, _| ApiError::room_not_found().into()))
             .wrap(Compress::default())
             .wrap(from_fn(pass))
             .wrap(NormalizePath::trim())
@@ -60,7 +65,9 @@ pub fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<Server> {
         .run())
 }
 
-/// What every request passes through: its id, its span, its line in the log, and the headers of every answer.
+/// What every request passes through: its id, its span, its line in the log, and the headers of every answer. HEAD is
+/// handled as GET, of which only the head is sent. Once the server stops, requests on connections that are still open are
+/// refused, and the connections closed.
 ///
 /// The log has the path and never the query, in which keys travel.
 async fn pass(
@@ -72,11 +79,27 @@ async fn pass(
         .unwrap_or_else(|| format!("{:016x}", rand::rng().random::<u64>()));
     request.headers_mut().remove(REQUEST_ID_HEADER);
     let span = info_span!("request", request.id = %id, http.method = %request.method(), http.path = %request.path());
+    // The connection remembers that it was HEAD, and sends no body.
+    if request.method() == Method::HEAD {
+        request.head_mut().method = Method::GET;
+    }
     let started = shared.clock.instant();
-    let answer = REQUEST_ID
-        .scope(id.clone(), next.call(request).instrument(span.clone()))
-        .await;
-    let mut answer = answer?;
+    let stopping = shared.stopping.is_cancelled();
+    let handle = async {
+        if stopping {
+            let refusal = ApiError::unavailable("the server is stopping; try again");
+            return Ok(request.error_response(refusal).map_into_right_body());
+        }
+        next.call(request)
+            .await
+            .map(ServiceResponse::map_into_left_body)
+    };
+    let handle = REQUEST_ID.scope(id.clone(), handle.instrument(span.clone()));
+    let mut answer = handle.await?;
+    if stopping {
+        let head = answer.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
+    }
     let _span = span.enter();
     info!(
         http.status = answer.status().as_u16(),
@@ -112,8 +135,12 @@ async fn socket(
     app: HostApp,
     request: HttpRequest,
     body: Payload,
-) -> Result<HttpResponse, Error> {
-    let (response, session, messages) = actix_ws::handle(&request, body)?;
+) -> Result<HttpResponse, ApiError> {
+    let upgraded = actix_ws::handle(&request, body);
+    let (response, session, messages) = upgraded.map_err(|error| {
+        let message = format!("/ws speaks WebSocket: {error}");
+        ApiError::new(StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED", message)
+    })?;
     let messages = messages
         .max_frame_size(LONGEST_FRAME)
         .aggregate_continuations()
@@ -137,16 +164,7 @@ async fn docs() -> impl Responder {
 }
 
 async fn nothing_here(request: HttpRequest) -> impl Responder {
-    let message = format!(
-        "there is nothing at {} {}; see /docs",
-        request.method(),
-        request.path()
-    );
-    Err::<HttpResponse, _>(ApiError::new(
-        actix_web::http::StatusCode::NOT_FOUND,
-        "NOT_FOUND",
-        message,
-    ))
+    Err::<HttpResponse, _>(ApiError::not_found(request.method(), request.path()))
 }
 
 const REQUEST_ID_HEADER: &str = "x-request-id";

@@ -1,8 +1,23 @@
 //! The command line, as the built binary.
 
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Duration,
+};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
 use sqlx::{ConnectOptions, PgPool};
+use tempfile::TempDir;
+
+use crate::app::soon;
 
 const MASTER_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -13,6 +28,79 @@ fn plenum(args: &[&str], settings: &[(&str, &str)]) -> Output {
         .envs(settings.iter().copied())
         .output()
         .unwrap()
+}
+
+/// A `plenum serve` of the test's own, on ports that nobody else has.
+struct Server {
+    child: Child,
+    log: BufReader<std::process::ChildStderr>,
+}
+
+impl Server {
+    fn spawn(settings: &[(&str, &str)]) -> Self {
+        let own = [
+            ("PLENUM_BIND", "127.0.0.1:0"),
+            ("PLENUM_MEDIA_PORT_BASE", "0"),
+            ("PLENUM_MASTER_KEY", MASTER_KEY),
+        ];
+        let mut child = Command::new(env!("CARGO_BIN_EXE_plenum"))
+            .arg("serve")
+            .env_clear()
+            .envs(own)
+            .envs(settings.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Self { child, log }
+    }
+
+    /// Waits for a line of the log that says `what`, and returns it.
+    fn says(&mut self, what: &str) -> Value {
+        let mut all = String::new();
+        loop {
+            let begin = all.len();
+            let read = self.log.read_line(&mut all).unwrap();
+            assert_ne!(read, 0, "it ended without {what:?}: {all}");
+            if let Ok(line) = serde_json::from_str::<Value>(&all[begin..])
+                && line["message"] == what
+            {
+                return line;
+            }
+        }
+    }
+
+    fn tell(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// How it ends, which must not take long.
+    fn end(mut self) -> (ExitStatus, String) {
+        for _ in 0..2000 {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                let mut shown = String::new();
+                if let Some(mut stdout) = self.child.stdout.take() {
+                    stdout.read_to_string(&mut shown).unwrap();
+                }
+                return (status, shown);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.child.kill().unwrap();
+        panic!("it does not stop");
+    }
+}
+
+/// A data directory that the user `postgres` may pass.
+fn data_dir() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+fn database_url(pool: &PgPool) -> String {
+    pool.connect_options().to_url_lossy().to_string()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -41,6 +129,13 @@ fn a_wrong_setting_stops_the_start_with_one_line_that_names_it_and_says_what_wou
             "perhaps",
             "value was not a boolean",
         ),
+        (
+            "PLENUM_DATABASE_STATEMENT_TIMEOUT",
+            "0s",
+            "must be from 1ms to 24h",
+        ),
+        ("PLENUM_LOG", "verbose", "must be a level"),
+        ("PLENUM_LOG", "info,plenum=loud", "must be a level"),
     ] {
         let output = plenum(&["serve"], &[(name, value)]);
         assert_eq!(output.status.code(), Some(2), "{name}");
@@ -103,6 +198,270 @@ fn the_effective_settings_are_printed_with_secrets_masked_and_strange_names_ques
     assert!(printed.contains(
         "PLENUM_BASE_DOMIAN is not a setting and has no effect; did you mean PLENUM_BASE_DOMAIN?"
     ));
+}
+
+#[test]
+fn a_value_may_be_the_name_of_a_command() {
+    let output = plenum(&["config", "--base-domain", "config"], &[]);
+    let printed = text(&output.stdout);
+    assert!(printed.contains("PLENUM_BASE_DOMAIN=config\n"), "{printed}");
+}
+
+#[test]
+fn a_settings_file_is_taken_as_it_stands_and_a_wrong_line_of_it_is_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("plenum.env");
+    let read = |content: &str| {
+        std::fs::write(&file, content).unwrap();
+        let file = ("PLENUM_CONFIG_FILE", file.to_str().unwrap());
+        plenum(&["config"], &[file, ("HOME", "/home/ann")])
+    };
+    let output = read("PLENUM_DATA_DIR=/data/$HOME/${HOME}\n");
+    let printed = text(&output.stdout);
+    assert!(
+        printed.contains("PLENUM_DATA_DIR=/data/$HOME/${HOME}\n"),
+        "{printed}"
+    );
+
+    let output = read("PLENUM_BIND=127.0.0.1:1\n\nPLENUM_MASTER_KEY canary\n");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        said.contains("plenum.env") && said.contains("line 3"),
+        "{said}"
+    );
+    assert!(!said.contains("canary"), "{said}");
+}
+
+#[test]
+fn a_listing_makes_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let settings = [("PLENUM_DATA_DIR", data.to_str().unwrap())];
+    let output = plenum(&["app", "list"], &settings);
+    assert!(
+        output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+    let output = plenum(&["key", "list", "acme"], &settings);
+    let said = text(&output.stderr);
+    assert!(said.contains("there is no app acme"), "{said}");
+    assert!(!data.exists());
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_listing_makes_no_schema(pool: PgPool) {
+    let url = database_url(&pool);
+    let output = plenum(&["app", "list"], &[("DATABASE_URL", &url)]);
+    assert!(
+        output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+    let tables: i64 = sqlx::query_scalar(
+        "select count(*) from pg_class where relnamespace = 'public'::regnamespace",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(tables, 0);
+}
+
+#[sqlx::test]
+async fn another_master_key_than_the_stored_secrets_need_is_noticed(pool: PgPool) {
+    let url = database_url(&pool);
+    let right = [
+        ("DATABASE_URL", url.as_str()),
+        ("PLENUM_MASTER_KEY", MASTER_KEY),
+    ];
+    assert!(plenum(&["app", "create", "acme"], &right).status.success());
+    let other = "//////////////////////////////////////////8=";
+    let wrong = [("DATABASE_URL", url.as_str()), ("PLENUM_MASTER_KEY", other)];
+    let created = plenum(&["app", "create", "beta"], &wrong);
+    let said = text(&created.stderr);
+    assert!(
+        !created.status.success() && said.contains("another master key"),
+        "{said}"
+    );
+
+    let mut server = Server::spawn(&wrong);
+    let mut said = String::new();
+    server.log.read_to_string(&mut said).unwrap();
+    let (status, shown) = server.end();
+    assert!(
+        !status.success() && said.contains("another master key"),
+        "{said}"
+    );
+    assert!(!shown.contains("Plenum runs"), "{shown}");
+    let listed = text(&plenum(&["app", "list"], &right).stdout);
+    assert!(!listed.contains("beta"), "{listed}");
+}
+
+#[test]
+fn a_lost_master_key_is_not_replaced_while_there_are_apps() {
+    let data = data_dir();
+    let settings = [
+        ("PLENUM_DATA_DIR", data.path().to_str().unwrap()),
+        ("PATH", "/usr/bin:/bin"),
+    ];
+    let created = plenum(&["app", "create", "acme"], &settings);
+    assert!(created.status.success(), "{created:?}");
+    let key = data.path().join("master.key");
+    std::fs::remove_file(&key).unwrap();
+    let created = plenum(&["app", "create", "beta"], &settings);
+    let said = text(&created.stderr);
+    assert!(
+        !created.status.success() && said.contains("is lost") && said.contains("backup"),
+        "{said}"
+    );
+    assert!(!key.exists());
+}
+
+#[test]
+fn a_signal_during_the_start_stops_it_at_once_and_in_order() {
+    // A Postgres that takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://plenum@{}/plenum", silent.local_addr().unwrap());
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let server = Server::spawn(&[("DATABASE_URL", &url)]);
+        let connection = silent.accept().unwrap();
+        server.tell(signal);
+        assert_eq!(server.end().0.code(), Some(0), "{signal}");
+        drop(connection);
+    }
+}
+
+#[test]
+fn a_signal_while_the_private_cluster_starts_leaves_nothing_running() {
+    let data = data_dir();
+    let postmaster = data.path().join("postgres/postmaster.pid");
+    let mut seen = false;
+    for begins in [&data.path().join("postgres.lock"), &postmaster] {
+        let server = Server::spawn(&[
+            ("PLENUM_DATA_DIR", data.path().to_str().unwrap()),
+            ("PATH", "/usr/bin:/bin"),
+        ]);
+        wait_for(begins);
+        seen |= postmaster.exists();
+        server.tell(Signal::SIGTERM);
+        assert_eq!(server.end().0.code(), Some(0));
+        assert!(!postmaster.exists(), "Postgres was not stopped in order");
+    }
+    assert!(seen);
+}
+
+fn wait_for(path: &Path) {
+    for _ in 0..3000 {
+        if path.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("{} is not made", path.display());
+}
+
+#[sqlx::test]
+async fn the_second_signal_ends_a_stop_that_takes_its_time(pool: PgPool) {
+    let url = database_url(&pool);
+    let mut server = Server::spawn(&[("DATABASE_URL", &url)]);
+    let at = server.says("ready")["url"].as_str().unwrap().to_owned();
+    let at = at.trim_start_matches("http://").trim_end_matches('/');
+    // A request whose body never comes: it is under way, and the stop waits for it.
+    let mut slow = TcpStream::connect(at).unwrap();
+    let head = "POST /api/v1/room?secretKey=SECRET HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n";
+    let shown = key_shown(&mut server);
+    slow.write_all(head.replace("SECRET", &shown).as_bytes())
+        .unwrap();
+    slow.write_all(b"{").unwrap();
+    let pool = pool.clone();
+    soon("the request is under way", async {
+        let asked = "select count(*) from pg_stat_activity
+                     where datname = current_database() and query like '%k.hash = $1%'";
+        while sqlx::query_scalar::<_, i64>(asked)
+            .fetch_one(&pool)
+            .await
+            .unwrap()
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.tell(Signal::SIGTERM);
+    server.says("stopping");
+    server.tell(Signal::SIGTERM);
+    assert_eq!(server.end().0.code(), Some(128 + 15));
+}
+
+/// The secret key that a first start shows.
+fn key_shown(server: &mut Server) -> String {
+    let mut stdout = BufReader::new(server.child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("Secret key") {
+        line.clear();
+        assert_ne!(stdout.read_line(&mut line).unwrap(), 0);
+    }
+    server.child.stdout = Some(stdout.into_inner());
+    line.split_whitespace().nth(2).unwrap().to_owned()
+}
+
+#[sqlx::test]
+async fn a_server_whose_greeting_nobody_reads_runs(pool: PgPool) {
+    let url = database_url(&pool);
+    let mut server = Server::spawn(&[("DATABASE_URL", &url)]);
+    drop(server.child.stdout.take());
+    server.says("ready");
+    server.tell(Signal::SIGTERM);
+    assert_eq!(server.end().0.code(), Some(0));
+}
+
+#[sqlx::test]
+async fn the_first_key_is_shown_even_if_the_start_fails_after_it_was_made(pool: PgPool) {
+    let url = database_url(&pool);
+    let taken = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let server = Server::spawn(&[("DATABASE_URL", &url), ("PLENUM_MEDIA_PORT_BASE", &port)]);
+    let (status, shown) = server.end();
+    assert!(!status.success());
+    assert!(
+        shown.contains("plenum_live_") && shown.contains("whsec_"),
+        "{shown}"
+    );
+}
+
+#[sqlx::test]
+async fn the_default_app_answers_on_the_host_of_the_public_url(pool: PgPool) {
+    let url = database_url(&pool);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bind = port.local_addr().unwrap().to_string();
+    drop(port);
+    let mut server = Server::spawn(&[
+        ("DATABASE_URL", &url),
+        ("PLENUM_BIND", &bind),
+        ("PLENUM_PUBLIC_URL", "https://meet.example.com"),
+        ("PLENUM_BASE_DOMAIN", "rooms.example.com"),
+    ]);
+    server.says("ready");
+    let key = key_shown(&mut server);
+    let http = reqwest::Client::new();
+    let create = http
+        .post(format!("http://{bind}/api/v1/room?secretKey={key}"))
+        .body(r#"{"roomName": "standup"}"#);
+    assert_eq!(create.send().await.unwrap().status(), 200);
+    for (host, status) in [
+        ("meet.example.com", 200),
+        ("meet.example.com:443", 200),
+        ("demo.rooms.example.com", 200),
+        ("localhost", 200),
+        ("demo.meet.example.com", 404),
+        ("example.com", 404),
+    ] {
+        let page = http
+            .get(format!("http://{bind}/standup"))
+            .header("host", host);
+        assert_eq!(page.send().await.unwrap().status(), status, "{host}");
+    }
+    server.tell(Signal::SIGTERM);
+    assert_eq!(server.end().0.code(), Some(0));
 }
 
 #[sqlx::test]

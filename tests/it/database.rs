@@ -1,75 +1,117 @@
 //! The ground: roles, row-level security, migrations.
 
-use plenum::{db, id::AppId};
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Parser;
+use plenum::{
+    clock::{Clock, Sample},
+    db::{self, Db},
+    id::AppId,
+};
 use serde_json::json;
-use sqlx::PgPool;
+use sqlx::{Executor, PgConnection, PgPool, PgTransaction, postgres::PgConnectOptions};
 
-use crate::app::TestApp;
+use crate::app::{TestApp, soon};
+
+/// Every table of ours.
+const TABLES: &str = "select relname::text from pg_class
+    where relkind in ('r', 'p') and relnamespace = 'public'::regnamespace and relname not like '\\_sqlx%' order by 1";
+
+async fn count(conn: &mut PgConnection, table: &str, of: Option<AppId>) -> i64 {
+    let column = if table == "apps" { "id" } else { "app_id" };
+    let query = format!("select count(*) from {table} where $1::bytea is null or {column} = $1");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+        .bind(of)
+        .fetch_one(conn)
+        .await
+        .unwrap()
+}
 
 #[sqlx::test]
 async fn the_role_of_operations_sees_the_rows_of_one_tenant_and_none_without(pool: PgPool) {
-    let test = TestApp::new(pool).await;
+    let mut test = TestApp::new(pool).await;
     let other = test.another_app("other").await;
-    test.room(json!({ "roomName": "standup" })).await;
-    let mut ann = test.join("standup", "Ann").await;
-    assert!(ann.is_in().await);
-    let tables = [
-        "apps",
-        "secret_keys",
-        "rooms",
-        "meetings",
-        "participants",
-        "deadlines",
-        "events",
-    ];
-    let own_rows = async |app: AppId, table: &str| -> i64 {
-        let mut tx = test.db.begin(app).await.unwrap();
-        let column = if table == "apps" { "id" } else { "app_id" };
-        let all = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
-        let own = sqlx::AssertSqlSafe(format!("select count(*) from {table} where {column} = $1"));
-        let all: i64 = sqlx::query_scalar(all).fetch_one(&mut *tx).await.unwrap();
-        let own: i64 = sqlx::query_scalar(own)
-            .bind(app)
-            .fetch_one(&mut *tx)
-            .await
-            .unwrap();
-        assert_eq!(all, own, "{table}: rows of another tenant are seen");
-        all
-    };
-    for table in tables {
-        let seen = own_rows(test.app.app.id, table).await;
-        // A room that never ends and a participant without a limit have no deadlines.
-        assert!(seen > 0 || table == "deadlines", "{table}");
-        let of_other = own_rows(other.app.id, table).await;
-        assert_eq!(
-            of_other > 0,
-            table == "apps" || table == "secret_keys",
-            "{table}"
-        );
-    }
-    let mut conn = test.pool.acquire().await.unwrap();
-    sqlx::query("set role plenum_app")
-        .execute(&mut *conn)
+    // A life that leaves a row in every table.
+    let nobody = "http://127.0.0.1:8443/";
+    let expires = test.now().timestamp() + 3600;
+    let room =
+        json!({ "roomName": "standup", "meetingLeftWebhook": nobody, "expireUnixSec": expires });
+    test.room(room).await;
+    test.join("standup", "Ann").await.close(1000).await;
+    test.events_until("participantLeft").await;
+    soon("an attempt", async {
+        let mut conn = test.pool.acquire().await.unwrap();
+        while count(&mut conn, "webhook_attempts", None).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    test.stop_node().await;
+    sqlx::query(
+        "insert into meeting_commands (app_id, meeting_id, command, created_at)
+         select app_id, id, '{}', created_at from meetings",
+    )
+    .execute(&test.pool)
+    .await
+    .unwrap();
+
+    // Of its own: the connections of the node's pools ended with the node.
+    let db = Db::new(&test.pool.connect_options());
+    let mut owner = test.pool.acquire().await.unwrap();
+    let mut nobody = test.pool.acquire().await.unwrap();
+    nobody.execute("set role plenum_app").await.unwrap();
+    let tables: Vec<String> = sqlx::query_scalar(TABLES)
+        .fetch_all(&test.pool)
         .await
         .unwrap();
-    for table in tables {
-        let all = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
-        let seen: i64 = sqlx::query_scalar(all).fetch_one(&mut *conn).await.unwrap();
+    assert!(tables.len() >= 12, "{tables:?}");
+    for table in &tables {
+        let own = count(&mut owner, table, Some(test.app.app.id)).await;
+        assert!(own > 0, "the test leaves no row in {table}");
+        for app in [test.app.app.id, other.app.id] {
+            let of_app = count(&mut owner, table, Some(app)).await;
+            let mut tx = db.begin(app).await.unwrap();
+            let seen = count(&mut tx, table, None).await;
+            assert_eq!(seen, of_app, "{table}: what {app} sees and what is theirs");
+        }
+        let seen = count(&mut nobody, table, None).await;
         assert_eq!(seen, 0, "{table} is seen without a tenant");
     }
-    sqlx::query("reset role").execute(&mut *conn).await.unwrap();
+    nobody.execute("reset role").await.unwrap();
 }
 
 #[sqlx::test]
 async fn every_table_is_under_row_level_security(pool: PgPool) {
     let open: Vec<String> = sqlx::query_scalar(
-        "select relname::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace
-         and not relrowsecurity and relname not like '\\_sqlx%'",
+        "select relname::text from pg_class where relkind in ('r', 'p') and relnamespace = 'public'::regnamespace
+         and relname not like '\\_sqlx%' and not (relrowsecurity and exists (
+             select from pg_policies where tablename = relname and 'plenum_app' = any (roles)))",
     )
     .fetch_all(&pool)
     .await
     .unwrap();
     assert_eq!(open, Vec::<String>::new());
+
+    // A policy without `with check` checks new rows by `using`; one of either kind that forgets the tenant lets others in.
+    let lax: Vec<String> = sqlx::query_scalar(
+        "select format('%s: %s', tablename, policyname) from pg_policies
+         where schemaname = 'public' and roles && '{plenum_app,public}'
+         and not (coalesce(qual, with_check) ~ '^\\((id|app_id) = plenum_tenant\\(\\)\\)$'
+                  and coalesce(with_check, qual) ~ '^\\((id|app_id) = plenum_tenant\\(\\)\\)$'
+                  and (tablename = 'apps') = (coalesce(qual, with_check) like '(id %'))",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert_eq!(lax, Vec::<String>::new());
+
+    let powerful: Vec<String> = sqlx::query_scalar(
+        "select rolname::text from pg_roles where rolname in ('plenum_app', 'plenum_system')
+         and (rolsuper or rolbypassrls or pg_has_role(rolname, 'plenum_system', 'member') <> (rolname = 'plenum_system'))",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert_eq!(powerful, Vec::<String>::new());
 }
 
 #[sqlx::test(migrations = false)]
@@ -83,21 +125,151 @@ async fn several_processes_may_migrate_at_once(pool: PgPool) {
     );
 }
 
-#[sqlx::test]
-async fn a_user_who_may_not_make_roles_is_told_the_sql_to_run(pool: PgPool) {
-    let user = format!("weak_{}", std::process::id());
-    let create = sqlx::AssertSqlSafe(format!("create role {user} login"));
-    sqlx::query(create).execute(&pool).await.unwrap();
-    let outcome = db::migrate(&pool.connect_options().as_ref().clone().username(&user)).await;
-    let drop = sqlx::AssertSqlSafe(format!("drop role {user}"));
-    sqlx::query(drop).execute(&pool).await.unwrap();
-    let message = outcome.unwrap_err().to_string();
-    for line in [
-        "create role plenum_app nologin;",
-        &format!("grant plenum_app, plenum_system to \"{user}\";"),
-    ] {
+/// A login of the test's own, who is gone when the test is over.
+struct Login {
+    name: String,
+    options: PgConnectOptions,
+}
+
+impl Login {
+    async fn create(pool: &PgPool, name: &str, may: &str) -> Self {
+        let name = format!("{name}_{}", std::process::id());
+        run(pool, &format!("create role {name} login {may}")).await;
+        run(pool, &format!("grant create on schema public to {name}")).await;
+        let options = pool.connect_options().as_ref().clone().username(&name);
+        Self { name, options }
+    }
+
+    async fn drop(self, pool: &PgPool) {
+        run(
+            pool,
+            &format!("drop owned by {0}; drop role {0}", self.name),
+        )
+        .await;
+    }
+}
+
+async fn run(pool: &PgPool, sql: &str) {
+    let sql = sqlx::AssertSqlSafe(sql.to_owned());
+    sqlx::raw_sql(sql).execute(pool).await.unwrap();
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_user_who_may_not_use_the_roles_is_told_the_sql_to_run_which_suffices(pool: PgPool) {
+    db::migrate(&pool.connect_options()).await.unwrap();
+    let user = Login::create(&pool, "weak", "").await;
+    run(
+        &pool,
+        &format!("grant select on _sqlx_migrations to {}", user.name),
+    )
+    .await;
+    let refused = db::migrate(&user.options).await;
+    let message = refused.unwrap_err().to_string();
+    let grant = format!("grant plenum_app, plenum_system to \"{}\";", user.name);
+    for line in ["create role plenum_app nologin;", &grant] {
         assert!(message.contains(line), "{message}");
     }
+    run(&pool, &grant).await;
+    let outcome = db::migrate(&user.options).await;
+    user.drop(&pool).await;
+    outcome.unwrap();
+}
+
+#[sqlx::test]
+async fn a_user_who_may_make_roles_takes_those_that_another_one_made(pool: PgPool) {
+    let user = Login::create(&pool, "maker", "createrole").await;
+    run(
+        &pool,
+        &format!("grant select on _sqlx_migrations to {}", user.name),
+    )
+    .await;
+    let migrated = db::migrate(&user.options).await;
+    let db = Db::new(&user.options);
+    let used = async {
+        drop(db.begin(AppId::from_bytes([0; 12])).await?);
+        db.ping().await
+    };
+    let used = used.await;
+    db.close().await;
+    user.drop(&pool).await;
+    migrated.unwrap();
+    used.unwrap();
+}
+
+#[derive(Parser)]
+struct Settings {
+    #[command(flatten)]
+    db: db::Config,
+}
+
+#[sqlx::test]
+async fn no_statement_lock_or_idle_transaction_lasts_longer_than_its_limit(pool: PgPool) {
+    let limited = |setting: &str| {
+        let settings = Settings::parse_from(["plenum", setting, "50ms"]);
+        Db::new(&settings.db.limited(pool.connect_options().as_ref().clone()))
+    };
+    let long = async || {
+        let mut conn = limited("--database-statement-timeout").system().await?;
+        conn.execute("select pg_sleep(60)").await
+    };
+    let locked = async || {
+        let _held = run_held(&pool, "lock table rooms").await;
+        let mut conn = limited("--database-lock-timeout").system().await?;
+        conn.execute("select from rooms").await
+    };
+    let idle = async || {
+        let db = limited("--database-idle-transaction-timeout");
+        let mut tx = db.begin(AppId::from_bytes([0; 12])).await?;
+        let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
+            .fetch_one(&mut *tx)
+            .await?;
+        let mut lives = true;
+        while lives {
+            let asked =
+                sqlx::query_scalar("select exists (select from pg_stat_activity where pid = $1)");
+            lives = asked.bind(pid).fetch_one(&pool).await?;
+        }
+        tx.execute("select").await
+    };
+    for (what, outcome) in [
+        ("statement", soon("a statement", long()).await),
+        ("lock", soon("a lock", locked()).await),
+        ("transaction", soon("a transaction", idle()).await),
+    ] {
+        let error = outcome.unwrap_err();
+        assert!(db::is_away(&error), "{what}: {error}");
+    }
+}
+
+async fn run_held(pool: &PgPool, sql: &'static str) -> PgTransaction<'static> {
+    let mut tx = pool.begin().await.unwrap();
+    tx.execute(sql).await.unwrap();
+    tx
+}
+
+#[sqlx::test]
+async fn a_clock_that_was_wrong_is_postgress_after_one_round_of_samples(pool: PgPool) {
+    let db = Db::new(&pool.connect_options());
+    let clock = Clock::system();
+    let asked = clock.instant();
+    let hour = TimeDelta::hours(1);
+    let real: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    clock.follow(&[Sample {
+        sent: asked,
+        received: asked,
+        theirs: real - hour,
+    }]);
+    let off = db.sample_clock(&clock).await.unwrap();
+    assert!((off - hour).abs() < TimeDelta::seconds(5), "{off}");
+    let told = clock.now();
+    let theirs: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert!((theirs - told).abs() < TimeDelta::seconds(5), "{told}");
 }
 
 /// Store functions of the role that sees every tenant: each is cross-tenant by nature. Who adds one says why here.
@@ -138,13 +310,14 @@ fn the_functions_that_see_every_tenant_are_these() {
     assert_eq!(
         found,
         [
-            "apps::by_key",            // a key says which app it is of
-            "apps::by_name",           // a host says which app it is of
-            "apps::default",           // localhost says which app it is of
-            "apps::keys",              // an operator's listing
-            "apps::list",              // an operator's listing
-            "apps::revoke_key",        // an operator's command
-            "deadlines::due_of_rooms", // one loop fires the deadlines of all rooms
+            "apps::any_webhook_secret", // the start tries the master key on one
+            "apps::by_key",             // a key says which app it is of
+            "apps::by_name",            // a host says which app it is of
+            "apps::default",            // localhost says which app it is of
+            "apps::keys",               // an operator's listing
+            "apps::list",               // an operator's listing
+            "apps::revoke_key",         // an operator's command
+            "deadlines::due_of_rooms",  // one loop fires the deadlines of all rooms
             "deadlines::next_of_rooms",
             "meetings::claim", // a node takes over whatever nobody owns
             "meetings::clock",

@@ -8,6 +8,7 @@ mod asyncapi;
 mod cli;
 mod database;
 mod deadlines;
+mod http;
 mod meetings;
 mod receiver;
 mod rooms;
