@@ -13,7 +13,10 @@ mod store;
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -34,7 +37,7 @@ pub use self::{
     owner::Outbox,
 };
 use crate::{
-    clock::{Clock, Sample},
+    clock::Clock,
     db::Db,
     id::{AppId, BatchId, MeetingId, NodeId, ParticipantId, RoomId},
     rooms::{self, Room, RoomName},
@@ -70,6 +73,8 @@ pub struct Context {
     /// Owners outlive the connection that brought them about, and the HTTP worker that it ran on.
     runtime: tokio::runtime::Handle,
     stopping: CancellationToken,
+    /// How long the machine had been suspended when the leases were renewed last, in microseconds.
+    asleep: AtomicU64,
     /// Wakes whoever carries commands to owners.
     commands: Notify,
     live: Mutex<Live>,
@@ -146,6 +151,7 @@ impl Meetings {
             tasks: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
             stopping: CancellationToken::new(),
+            asleep: AtomicU64::new(0),
             commands: Notify::new(),
             live: Mutex::default(),
             opening: [const { tokio::sync::Mutex::const_new(()) }; 64],
@@ -295,7 +301,7 @@ impl Meetings {
         if let Some(owner) = self.0.owner_in(room.id) {
             return Ok(owner.inbox);
         }
-        if self.0.stopping.is_cancelled() {
+        if self.0.stopping.is_cancelled() || self.0.overslept() {
             return Err(Refusal::TryAgain);
         }
         if let Entry::Resume(_) = entry {
@@ -359,30 +365,21 @@ impl Meetings {
         let Context {
             db, clock, node, ..
         } = &*self.0;
-        let mut conn = db.system().await?;
-        let mut samples = Vec::with_capacity(SAMPLES);
-        for _ in 0..SAMPLES {
-            let sent = clock.instant();
-            let theirs = store::clock(&mut conn).await?;
-            samples.push(Sample {
-                sent,
-                received: clock.instant(),
-                theirs,
-            });
-        }
-        let off = clock.follow(&samples);
-        if off.abs() > WORRYING_OFFSET {
-            warn!(
-                offset_ms = off.num_milliseconds(),
-                "this machine's clock and Postgres's differ"
-            );
-        }
+        let asleep = clock.suspended();
+        db.sample_clock(clock).await?;
         let owned = self.0.owned();
-        if !owned.is_empty() {
+        let mut conn = db.system().await?;
+        if self.0.overslept() {
+            warn!(
+                "this machine was suspended for longer than a lease: its meetings are claimed anew"
+            );
+            self.0.fence(owned.into_iter());
+        } else if !owned.is_empty() {
             let ours = store::renew(&mut conn, *node, &owned, clock.now()).await?;
             self.0
                 .fence(owned.into_iter().filter(|meeting| !ours.contains(meeting)));
         }
+        self.0.asleep.store(micros(asleep), Relaxed);
         store::forget_late_commands(&mut conn).await?;
         let claimed = store::claim(&mut conn, *node, CLAIMS).await?;
         drop(conn);
@@ -542,6 +539,12 @@ impl Context {
         self.tasks.spawn_on(task, &self.runtime);
     }
 
+    /// Whether the machine has been suspended for longer than a lease since the leases were renewed: then nothing is ours,
+    /// and not even the time is known.
+    fn overslept(&self) -> bool {
+        micros(self.clock.suspended()).saturating_sub(self.asleep.load(Relaxed)) > micros(LEASE)
+    }
+
     /// Ends the owners of meetings that another node has claimed.
     fn fence(&self, lost: impl Iterator<Item = MeetingId>) {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
@@ -606,7 +609,13 @@ fn try_again(error: rooms::Error) -> Refusal {
     Refusal::TryAgain
 }
 
-/// A lease lasts 6 s: two renewals may fail.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// How long a lease lasts; the SQL says so too.
+const LEASE: Duration = Duration::from_secs(6);
+/// Two renewals of a lease may fail.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// A command from another process is noticed after this long at most.
 const POLL: Duration = Duration::from_millis(200);
@@ -614,11 +623,7 @@ const POLL: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Inputs that wait for an owner at most.
 const INBOX: usize = 1024;
-/// Questions for Postgres's time per heartbeat: the quickest answer counts.
-const SAMPLES: usize = 3;
 /// Tries to end a meeting's media.
 const CLOSE_TRIES: usize = 50;
 /// Meetings claimed per heartbeat at most.
 const CLAIMS: i64 = 100;
-/// From here on an operator should know.
-const WORRYING_OFFSET: chrono::TimeDelta = chrono::TimeDelta::milliseconds(250);

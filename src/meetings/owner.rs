@@ -182,6 +182,9 @@ impl Owner {
         let clock = self.context.clock.clone();
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         while !self.is_over() {
+            if self.context.overslept() {
+                return Err(commit::Error::Fenced);
+            }
             self.unplug();
             if self.step.is_none() {
                 self.collect_due();

@@ -120,13 +120,6 @@ pub async fn renew(
     .await
 }
 
-/// Postgres's time.
-pub async fn clock(conn: &mut System) -> sqlx::Result<DateTime<Utc>> {
-    sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#)
-        .fetch_one(&mut **conn)
-        .await
-}
-
 /// Gives a meeting up, so that any node may claim it at once.
 pub async fn release(
     conn: &mut PgConnection,

@@ -319,8 +319,7 @@ fn the_functions_that_see_every_tenant_are_these() {
             "apps::revoke_key",         // an operator's command
             "deadlines::due_of_rooms",  // one loop fires the deadlines of all rooms
             "deadlines::next_of_rooms",
-            "meetings::claim", // a node takes over whatever nobody owns
-            "meetings::clock",
+            "meetings::claim",    // a node takes over whatever nobody owns
             "meetings::commands", // a node carries the commands of all its meetings
             "meetings::forget_late_commands", // commands that came when their meeting was just over
             "meetings::renew",    // one statement renews all leases of a node

@@ -396,6 +396,27 @@ async fn an_owner_whose_meeting_was_claimed_by_another_node_writes_nothing_more(
 }
 
 #[sqlx::test]
+async fn after_a_suspend_longer_than_a_lease_a_node_claims_its_meetings_anew(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let mut ann = test.join_resumable("standup", "Ann").await;
+    let expire = "update meetings set lease_until = clock_timestamp() - interval '1 s'";
+    sqlx::query(expire).execute(&test.pool).await.unwrap();
+    test.clock.suspend(std::time::Duration::from_secs(7));
+    // Whatever happens first wakes the owner, which then finds that it is none.
+    ann.send(json!({ "type": "chat", "text": "good morning" }))
+        .await;
+    while ann.next().await.is_some() {}
+    let mut back = test.resume("standup", &ann).await;
+    assert!(back.is_in().await);
+    let epoch: i64 = sqlx::query_scalar("select epoch from meetings")
+        .fetch_one(&test.pool)
+        .await
+        .unwrap();
+    assert_eq!(epoch, 2);
+}
+
+#[sqlx::test]
 async fn a_meeting_whose_owner_died_is_taken_over_and_its_stays_are_closed(pool: PgPool) {
     let mut test = TestApp::new(pool).await;
     test.room(json!({ "roomName": "standup" })).await;
