@@ -296,6 +296,7 @@ async fn a_lost_connection_that_stays_away_has_left_at_the_moment_of_its_loss(po
     away(&test, 1).await;
     test.advance(TimeDelta::seconds(30));
     ann.expect("participant-left").await;
+    test.events_until("participantLeft").await;
     let events = test.events().await;
     let left = events.last().unwrap();
     assert_eq!(
