@@ -452,7 +452,8 @@ impl Owner {
                 }
             }));
         } else if self.unsaved.is_empty() {
-            self.away = false;
+            // What Postgres refused was a join, and its asker has been refused too: nothing of it is left.
+            (self.away, self.refusals) = (false, 0);
         } else {
             self.save(self.state.clone(), Vec::new());
         }
