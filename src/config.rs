@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Arg, CommandFactory};
 use secrecy::SecretString;
 
-use crate::{apps, db, http, sfu, webhooks};
+use crate::{apps, db, http, meetings, sfu, webhooks};
 
 /// Every setting of the server.
 #[derive(clap::Args, Clone, Debug)]
@@ -22,6 +22,9 @@ pub struct Config {
     /// Of the apps that exist from the start.
     #[command(flatten)]
     pub apps: apps::Config,
+    /// Of live meetings.
+    #[command(flatten)]
+    pub meetings: meetings::Config,
     /// Of the media plane.
     #[command(flatten)]
     pub sfu: sfu::Config,

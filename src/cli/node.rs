@@ -71,7 +71,14 @@ impl Node {
         let (sfu, media_events) = Sfu::start(&config.sfu)?;
         let wake = Arc::new(Notify::new());
         let id = NodeId::new(clock.now(), &mut rand::rng());
-        let meetings = Meetings::new(db.clone(), clock.clone(), id, sfu.clone(), wake.clone());
+        let meetings = Meetings::new(
+            &config.meetings,
+            db.clone(),
+            clock.clone(),
+            id,
+            sfu.clone(),
+            wake.clone(),
+        );
         let rng = SmallRng::from_rng(&mut rand::rng());
         let dispatcher = Dispatcher::new(
             db.clone(),

@@ -57,6 +57,26 @@ pub enum Command {
     },
 }
 
+/// Settings of live meetings.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Meetings")]
+#[group(skip)]
+pub struct Config {
+    /// How long a node owns a meeting without renewing that, 3s to 60s: if the node dies, its meetings are gone on with
+    /// elsewhere after this time. The same on all nodes.
+    #[arg(long, env = "PLENUM_MEETING_LEASE", default_value = "6s", value_parser = lease)]
+    pub meeting_lease: Duration,
+}
+
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_secs(3)..=Duration::from_secs(60)).contains(&lease) {
+        Ok(lease)
+    } else {
+        Err("must be from 3s to 60s".to_owned())
+    }
+}
+
 /// The meetings that this node owns. Clones are of the same.
 #[derive(Clone)]
 pub struct Meetings(Arc<Context>);
@@ -66,6 +86,8 @@ pub struct Context {
     db: Db,
     clock: Clock,
     node: NodeId,
+    /// How long a lease lasts.
+    lease: Duration,
     sfu: sfu::Sfu,
     /// Wakes the dispatcher when there are new events.
     webhooks: Arc<Notify>,
@@ -141,11 +163,19 @@ pub async fn totals(db: &Db) -> sqlx::Result<(i64, i64)> {
 
 impl Meetings {
     /// A node's meetings: none yet. `webhooks` is notified of new events. Owners run on the current Tokio runtime.
-    pub fn new(db: Db, clock: Clock, node: NodeId, sfu: sfu::Sfu, webhooks: Arc<Notify>) -> Self {
+    pub fn new(
+        config: &Config,
+        db: Db,
+        clock: Clock,
+        node: NodeId,
+        sfu: sfu::Sfu,
+        webhooks: Arc<Notify>,
+    ) -> Self {
         Self(Arc::new(Context {
             db,
             clock,
             node,
+            lease: config.meeting_lease,
             sfu,
             webhooks,
             tasks: TaskTracker::new(),
@@ -260,7 +290,7 @@ impl Meetings {
                 if let Err(error) = self.keep().await {
                     warn!(%error, "leases cannot be renewed; trying again");
                 }
-                tokio::time::sleep(RENEW_EVERY).await;
+                tokio::time::sleep(RENEW_EVERY.min(self.0.lease / 3)).await;
             }
         };
         let carry = async {
@@ -355,7 +385,7 @@ impl Meetings {
     ) -> Result<bool, rooms::Error> {
         let mut tx = self.0.db.begin(room.app_id).await?;
         let there = rooms::hold(&mut tx, room.app_id, room.id).await?;
-        let opened = there && store::open(&mut tx, lease, room.id, now).await?;
+        let opened = there && store::open(&mut tx, lease, room.id, now, self.0.lease).await?;
         tx.commit().await?;
         Ok(opened)
     }
@@ -363,7 +393,11 @@ impl Meetings {
     /// One heartbeat: clock, leases, claims.
     async fn keep(&self) -> sqlx::Result<()> {
         let Context {
-            db, clock, node, ..
+            db,
+            clock,
+            node,
+            lease,
+            ..
         } = &*self.0;
         let asleep = clock.suspended();
         db.sample_clock(clock).await?;
@@ -375,13 +409,13 @@ impl Meetings {
             );
             self.0.fence(owned.into_iter());
         } else if !owned.is_empty() {
-            let ours = store::renew(&mut conn, *node, &owned, clock.now()).await?;
+            let ours = store::renew(&mut conn, *node, &owned, *lease, clock.now()).await?;
             self.0
                 .fence(owned.into_iter().filter(|meeting| !ours.contains(meeting)));
         }
         self.0.asleep.store(micros(asleep), Relaxed);
         store::forget_late_commands(&mut conn).await?;
-        let claimed = store::claim(&mut conn, *node, CLAIMS).await?;
+        let claimed = store::claim(&mut conn, *node, *lease, CLAIMS).await?;
         drop(conn);
         for claimed in claimed {
             // Beside the next heartbeat, which keeps the leases.
@@ -542,7 +576,8 @@ impl Context {
     /// Whether the machine has been suspended for longer than a lease since the leases were renewed: then nothing is ours,
     /// and not even the time is known.
     fn overslept(&self) -> bool {
-        micros(self.clock.suspended()).saturating_sub(self.asleep.load(Relaxed)) > micros(LEASE)
+        micros(self.clock.suspended()).saturating_sub(self.asleep.load(Relaxed))
+            > micros(self.lease)
     }
 
     /// Ends the owners of meetings that another node has claimed.
@@ -613,9 +648,7 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// How long a lease lasts; the SQL says so too.
-const LEASE: Duration = Duration::from_secs(6);
-/// Two renewals of a lease may fail.
+/// Leases are renewed this often, and at least three times while they last: two renewals may fail.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// A command from another process is noticed after this long at most.
 const POLL: Duration = Duration::from_millis(200);

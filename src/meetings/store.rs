@@ -1,5 +1,7 @@
 //! The only SQL that touches `meetings`, `participants` and `meeting_commands`.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -47,11 +49,12 @@ pub async fn open(
     lease: &Lease,
     room: RoomId,
     created_at: DateTime<Utc>,
+    lasts: Duration,
 ) -> sqlx::Result<bool> {
     let result = sqlx::query!(
         "insert into meetings (id, app_id, room_id, status, owner_node, epoch, lease_until, renewed_at, next_seq,
              participant_count, empty_since, last_at, created_at)
-         values ($1, $2, $3, 'open', $4, $5, clock_timestamp() + interval '6 seconds', $6, 1, 0, $6, $6, $6)
+         values ($1, $2, $3, 'open', $4, $5, clock_timestamp() + make_interval(secs => $7), $6, 1, 0, $6, $6, $6)
          on conflict (room_id) where status <> 'ended' do nothing",
         lease.meeting as MeetingId,
         lease.app as AppId,
@@ -59,6 +62,7 @@ pub async fn open(
         lease.node as NodeId,
         lease.epoch,
         created_at,
+        lasts.as_secs_f64(),
     )
     .execute(conn)
     .await?;
@@ -79,7 +83,12 @@ pub async fn is_running(conn: &mut PgConnection, app: AppId, room: RoomId) -> sq
 /// Makes up to `limit` meetings this node's own: those that nobody owns, and those whose owner's lease is over.
 ///
 /// For one lease time after Postgres started nobody's lease counts as over, since nobody could renew it before.
-pub async fn claim(conn: &mut System, node: NodeId, limit: i64) -> sqlx::Result<Vec<Claimed>> {
+pub async fn claim(
+    conn: &mut System,
+    node: NodeId,
+    lasts: Duration,
+    limit: i64,
+) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query_as!(
         Claimed,
         r#"with free as (
@@ -87,15 +96,16 @@ pub async fn claim(conn: &mut System, node: NodeId, limit: i64) -> sqlx::Result<
                where status <> 'ended'
                  and (owner_node is null
                       or (lease_until < clock_timestamp()
-                          and pg_postmaster_start_time() + interval '6 seconds' < clock_timestamp()))
+                          and pg_postmaster_start_time() + make_interval(secs => $3) < clock_timestamp()))
                order by id limit $2 for update skip locked
            )
            update meetings m
-           set owner_node = $1, epoch = epoch + 1, lease_until = clock_timestamp() + interval '6 seconds'
+           set owner_node = $1, epoch = epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $3)
            from free where m.id = free.id
            returning m.app_id, m.id, m.room_id, m.epoch, m.renewed_at, free.given_up as "given_up!""#,
         node as NodeId,
         limit,
+        lasts.as_secs_f64(),
     )
     .fetch_all(&mut **conn)
     .await
@@ -106,15 +116,17 @@ pub async fn renew(
     conn: &mut System,
     node: NodeId,
     meetings: &[MeetingId],
+    lasts: Duration,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<MeetingId>> {
     let ids: Vec<&[u8]> = meetings.iter().map(|id| id.as_bytes().as_slice()).collect();
     sqlx::query_scalar!(
-        "update meetings set lease_until = clock_timestamp() + interval '6 seconds', renewed_at = $3
+        "update meetings set lease_until = clock_timestamp() + make_interval(secs => $4), renewed_at = $3
          where id = any($1::bytea[]) and owner_node = $2 and status <> 'ended' returning id",
         &ids as &[&[u8]],
         node as NodeId,
         now,
+        lasts.as_secs_f64(),
     )
     .fetch_all(&mut **conn)
     .await

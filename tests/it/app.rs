@@ -107,6 +107,9 @@ impl TestApp {
             "--allow-private-webhooks",
             "--webhook-retries",
             "1s",
+            // No test loses a meeting because the machine is slow; those about lost leases end them.
+            "--meeting-lease",
+            "60s",
         ];
         let config = Settings::parse_from(args).config;
         let parts = Parts {
