@@ -36,19 +36,22 @@ create table rooms (
     id bytea primary key check (octet_length(id) = 12),
     app_id bytea not null references apps (id) on delete cascade,
     name text not null check (name ~ '^[A-Za-z0-9_-]{1,64}$'),
-    privacy text not null check (privacy in ('public', 'private')),
-    expires_at timestamptz,
-    eject_at_expiry boolean not null,
-    eject_after_seconds integer check (eject_after_seconds > 0),
-    max_participants integer check (max_participants > 0),
-    auto_join boolean not null,
+    -- What the room asks of its meetings, by the names of the API; a property that is not there has its default.
+    rules jsonb not null,
     meeting_join_webhook text,
     meeting_left_webhook text,
     meeting_started_webhook text,
     meeting_ended_webhook text,
+    -- argon2id, as a PHC string.
+    password_hash text,
+    -- Has the stream key; sealed.
+    rtmp_out_url bytea,
+    -- How often the room was changed.
+    version integer not null,
     created_at timestamptz not null,
     archived_at timestamptz
 );
+create index rooms_newest on rooms (app_id, id desc) where archived_at is null;
 create unique index rooms_name_unless_archived on rooms (app_id, name) where archived_at is null;
 
 alter table rooms enable row level security;

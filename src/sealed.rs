@@ -93,6 +93,36 @@ impl<'a> Place<'a> {
     }
 }
 
+impl<T> Clone for Sealed<T> {
+    fn clone(&self) -> Self {
+        Self {
+            bytes: self.bytes.clone(),
+            of: PhantomData,
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Sealed<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealed(…)")
+    }
+}
+
+impl<T> Sealed<T> {
+    /// The sealed value that was stored.
+    pub fn from_stored(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            of: PhantomData,
+        }
+    }
+
+    /// What is stored.
+    pub fn as_stored(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl<T: Secret> Sealed<T> {
     /// Seals `secret` for `place`.
     ///
@@ -110,19 +140,6 @@ impl<T: Secret> Sealed<T> {
             bytes,
             of: PhantomData,
         })
-    }
-
-    /// The sealed value that was stored.
-    pub fn from_stored(bytes: Vec<u8>) -> Self {
-        Self {
-            bytes,
-            of: PhantomData,
-        }
-    }
-
-    /// What is stored.
-    pub fn as_stored(&self) -> &[u8] {
-        &self.bytes
     }
 
     /// The secret, if it was sealed under `key` for `place`.

@@ -84,7 +84,7 @@ impl Node {
             db.clone(),
             clock.clone(),
             &config.webhooks,
-            master_key,
+            master_key.clone(),
             wake,
             rng,
         )?;
@@ -92,6 +92,7 @@ impl Node {
             db: db.clone(),
             clock: clock.clone(),
             meetings: meetings.clone(),
+            master_key,
             reach: config.webhooks.reach(),
             base_domain: config.http.base_domain.clone(),
             public_host: config.http.public_host(),

@@ -45,6 +45,36 @@ pub struct FieldError {
     pub message: String,
 }
 
+/// Collects what is wrong with a request, so that it is told at once.
+#[derive(Debug, Default)]
+pub struct Fields(Vec<FieldError>);
+
+impl Fields {
+    /// Says what would be right for a field.
+    pub fn wrong(&mut self, field: &str, right: impl fmt::Display) {
+        self.0.push(FieldError {
+            field: field.to_owned(),
+            message: right.to_string(),
+        });
+    }
+
+    /// What a field was read as, if it was.
+    pub fn take<T>(&mut self, field: &str, read: Result<T, impl fmt::Display>) -> Option<T> {
+        read.map_err(|right| self.wrong(field, right)).ok()
+    }
+
+    /// # Errors
+    ///
+    /// `INVALID_REQUEST` with all that is wrong, if anything is.
+    pub fn check(self) -> Result<(), ApiError> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::fields(self.0))
+        }
+    }
+}
+
 impl ApiError {
     /// An error of this status and code.
     pub fn new(
@@ -63,7 +93,7 @@ impl ApiError {
     }
 
     /// Fields that are wrong, all of them.
-    pub fn fields(errors: Vec<FieldError>) -> Self {
+    fn fields(errors: Vec<FieldError>) -> Self {
         let list: Vec<String> = errors
             .iter()
             .map(|error| format!("{} {}", error.field, error.message))
@@ -136,6 +166,19 @@ impl From<rooms::Error> for ApiError {
                 "ROOM_NAME_TAKEN",
                 error.to_string(),
             ),
+            rooms::Error::Contradictions(found) => {
+                let mut fields = Fields::default();
+                for (field, right) in found {
+                    fields.wrong(field, right);
+                }
+                Self::fields(fields.0)
+            }
+            rooms::Error::Changed => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                "ROOM_CHANGED",
+                error.to_string(),
+            ),
+            rooms::Error::Sealed(cause) => Self::internal(cause),
             rooms::Error::Database(cause) => Self::database(cause),
         }
     }

@@ -9,6 +9,7 @@ mod openapi;
 mod page;
 mod server;
 mod v1;
+mod warnings;
 
 use std::sync::{
     Arc,
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use self::{health::Figures, openapi::document, server::serve};
-use crate::{apps::App, clock::Clock, db::Db, meetings::Meetings, webhooks};
+use crate::{apps::App, clock::Clock, db::Db, meetings::Meetings, sealed::MasterKey, webhooks};
 
 /// Settings of the HTTP server.
 #[derive(clap::Args, Clone, Debug)]
@@ -65,6 +66,8 @@ pub struct Shared {
     pub clock: Clock,
     /// This node's meetings.
     pub meetings: Meetings,
+    /// Seals the secrets that are stored.
+    pub master_key: Arc<MasterKey>,
     /// Which addresses webhooks may go to.
     pub reach: webhooks::Reach,
     /// Domain under which each app has its sub-domain.

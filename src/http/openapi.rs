@@ -51,7 +51,9 @@ impl Modify for Credentials {
 pub(super) fn routes(config: &mut ServiceConfig) {
     config
         .service(v1::rooms::create_room)
+        .service(v1::rooms::update_room)
         .service(v1::rooms::get_room)
+        .service(v1::rooms::list_rooms)
         .service(v1::rooms::delete_room)
         .service(health::health)
         .service(health::ready);

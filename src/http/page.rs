@@ -26,6 +26,9 @@ struct RoomOnPage<'a> {
     room_name: &'a str,
     auto_join: bool,
     state: &'static str,
+    /// With `notYet`: when the room opens, in unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opens_at_unix_sec: Option<i64>,
 }
 
 /// The page of a room, whatever its state: the page says what is wrong, and the status says it to programs.
@@ -43,9 +46,14 @@ pub async fn room_page(
         (Err(error), _) if !error.is_not_found() => return Err(error),
         _ => None,
     };
+    let mut opens_at_unix_sec = None;
     let (status, auto_join, state) = match &found {
         None => (StatusCode::NOT_FOUND, false, "notFound"),
         Some(room) => match admission::check(&room.rules, 0, shared.clock.now()) {
+            Err(Refusal::RoomNotOpen { opens_at }) => {
+                opens_at_unix_sec = Some(opens_at.timestamp());
+                (StatusCode::OK, false, "notYet")
+            }
             Err(Refusal::RoomExpired) => (StatusCode::OK, false, "expired"),
             Err(Refusal::TokenRequired) => (StatusCode::OK, false, "private"),
             _ => (StatusCode::OK, room.rules.auto_join, "open"),
@@ -55,6 +63,7 @@ pub async fn room_page(
         room_name: found.as_ref().map_or(&name, |room| room.name.as_str()),
         auto_join,
         state,
+        opens_at_unix_sec,
     };
     let Some(index) = Dist::get("index.html") else {
         return Err(ApiError::unavailable(

@@ -10,6 +10,12 @@ pub enum Refusal {
     /// No such room.
     #[error("This room does not exist. Check the link, or ask whoever sent it.")]
     RoomNotFound,
+    /// The room is not open yet.
+    #[error("This room is not open yet. Come back when the meeting begins.")]
+    RoomNotOpen {
+        /// When it opens.
+        opens_at: DateTime<Utc>,
+    },
     /// The room's time is over.
     #[error("This room has expired. Ask the host for a new link.")]
     RoomExpired,
@@ -37,9 +43,16 @@ pub enum Refusal {
 ///
 /// # Errors
 ///
-/// [`Refusal::RoomExpired`], [`Refusal::TokenRequired`], [`Refusal::RoomFull`], whichever comes first in this order.
+/// [`Refusal::RoomNotOpen`], [`Refusal::RoomExpired`], [`Refusal::TokenRequired`], [`Refusal::RoomFull`], whichever comes
+/// first in this order.
 pub fn check(rules: &Rules, present: usize, now: DateTime<Utc>) -> Result<(), Refusal> {
-    if rules.expires_at.is_some_and(|expires_at| now >= expires_at) {
+    if let Some(opens_at) = rules.opens_at().filter(|opens_at| now < *opens_at) {
+        return Err(Refusal::RoomNotOpen { opens_at });
+    }
+    if rules
+        .expires_at()
+        .is_some_and(|expires_at| now >= expires_at)
+    {
         return Err(Refusal::RoomExpired);
     }
     if rules.privacy == Privacy::Private {

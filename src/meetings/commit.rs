@@ -105,6 +105,10 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
             Fact::WentAway { participant, away } => {
                 store::set_away(conn, lease, *participant, Some(away.since)).await?;
             }
+            Fact::Limited {
+                participant,
+                time_up_at,
+            } => store::set_limit(conn, lease, *participant, *time_up_at).await?,
             Fact::CameBack { participant } => {
                 store::set_away(conn, lease, *participant, None).await?
             }
@@ -227,6 +231,7 @@ fn event(after: &State, fact: &Fact) -> Option<(DateTime<Utc>, webhooks::Kind)> 
         Fact::Abandoned { .. }
         | Fact::WentAway { .. }
         | Fact::CameBack { .. }
+        | Fact::Limited { .. }
         | Fact::Showed { .. }
         | Fact::Connected(_)
         | Fact::Ruled(_) => None,

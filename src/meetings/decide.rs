@@ -162,7 +162,7 @@ pub enum EndReason {
     RoomExpired,
     /// The room was deleted.
     RoomDeleted,
-    /// Nobody was in for 10 s.
+    /// Nobody was in for `endWhenEmptyAfterSec`.
     Empty,
 }
 
@@ -261,6 +261,8 @@ pub enum Input {
         /// When that became true.
         at: DateTime<Utc>,
     },
+    /// The room is so now.
+    Rules(Box<Room>),
     /// This node has taken the meeting over.
     Claimed {
         /// The last moment when the owner before is known to have lived.
@@ -287,6 +289,7 @@ impl Input {
             | Self::Disconnected { .. }
             | Self::Due(_)
             | Self::End { .. }
+            | Self::Rules(_)
             | Self::Claimed { .. }
             | Self::Shutdown => false,
         }
@@ -338,6 +341,13 @@ pub enum Fact {
     CameBack {
         /// Who.
         participant: ParticipantId,
+    },
+    /// When a participant's time is up has changed.
+    Limited {
+        /// Whose.
+        participant: ParticipantId,
+        /// When; never, where there is no limit.
+        time_up_at: Option<DateTime<Utc>>,
     },
     /// Another connection speaks for a participant. Not stored: connections are this node's.
     Connected(Speaker),
@@ -484,6 +494,7 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
         }
         Input::Due(key) => due(state, *key, now, &mut decision),
         Input::End { reason, at } => end(state, *at, *reason, &mut decision),
+        Input::Rules(room) => rule(state, room, now, &mut decision),
         Input::Claimed { renewed_at, reason } => {
             for participant in &state.participants {
                 if participant.resume.is_some() {
@@ -530,6 +541,10 @@ pub fn apply(state: &mut State, fact: &Fact) {
             state.change(*participant, |known| known.away = Some(*away))
         }
         Fact::CameBack { participant } => state.change(*participant, |known| known.away = None),
+        Fact::Limited {
+            participant,
+            time_up_at,
+        } => state.change(*participant, |known| known.time_up_at = *time_up_at),
         Fact::Connected(by) => {
             state.change(by.participant, |known| known.connection = by.connection)
         }
@@ -605,7 +620,7 @@ impl State {
         if let Some(due) = self
             .room
             .rules
-            .expires_at
+            .expires_at()
             .filter(|_| self.room.rules.eject_at_expiry)
         {
             deadlines.insert(
@@ -622,10 +637,20 @@ impl State {
                     kind: Kind::Empty,
                     subject: self.id.into(),
                 },
-                since + END_WHEN_EMPTY_AFTER,
+                since + self.empty_for(),
             );
         }
         deadlines
+    }
+
+    /// How long the meeting waits for somebody while nobody is in.
+    fn empty_for(&self) -> TimeDelta {
+        let rule = self.room.rules.end_when_empty_after.into();
+        match self.status {
+            // The join that opened it is on its way.
+            Status::Open => OPEN_FOR.max(rule),
+            Status::Live | Status::Ended => rule,
+        }
     }
 
     /// The participant with this id, if they are in.
@@ -669,17 +694,13 @@ impl ShownChange {
 }
 
 fn join(state: &State, request: &JoinRequest, now: DateTime<Utc>) -> Result<Decision, Refusal> {
-    let rules = &request.room.rules;
-    admission::check(rules, state.participants.len(), now)?;
     let mut decision = Decision {
         entered: Some(request.participant),
         ..Decision::default()
     };
-    if request.room != state.room {
-        decision
-            .facts
-            .push(Fact::Ruled(Box::new(request.room.clone())));
-    }
+    rule(state, &request.room, now, &mut decision);
+    let rules = &newer(&state.room, &request.room).rules;
+    admission::check(rules, state.participants.len(), now)?;
     if state.status == Status::Open {
         decision.facts.push(Fact::Started { at: now });
     }
@@ -688,7 +709,7 @@ fn join(state: &State, request: &JoinRequest, now: DateTime<Utc>) -> Result<Deci
         name: request.name.clone(),
         role: Role::Participant,
         joined_at: now,
-        time_up_at: rules.eject_after.map(|limit| now + limit),
+        time_up_at: rules.longest_stay().map(|limit| now + limit),
         resume: request.resume,
         away: None,
         connection: request.connection,
@@ -768,6 +789,35 @@ fn due(state: &State, key: Key, now: DateTime<Utc>, decision: &mut Decision) {
     }
 }
 
+/// The room has changed. Limits of stays move with it; nobody is put out for want of a place.
+fn rule(state: &State, room: &Room, now: DateTime<Utc>, decision: &mut Decision) {
+    if room.version <= state.room.version {
+        return; // Read before what is known already.
+    }
+    decision.facts.push(Fact::Ruled(Box::new(room.clone())));
+    let limit = room.rules.longest_stay();
+    if limit == state.room.rules.longest_stay() {
+        return;
+    }
+    for participant in &state.participants {
+        // Whoever has been in for longer already was rightly in until now.
+        let time_up_at = limit.map(|limit| (participant.joined_at + limit).max(now));
+        decision.facts.push(Fact::Limited {
+            participant: participant.id,
+            time_up_at,
+        });
+    }
+}
+
+/// The one that was changed last.
+fn newer<'a>(one: &'a Room, other: &'a Room) -> &'a Room {
+    if other.version > one.version {
+        other
+    } else {
+        one
+    }
+}
+
 fn end(state: &State, at: DateTime<Utc>, reason: EndReason, decision: &mut Decision) {
     let mut at = at.max(state.last_at);
     for participant in &state.participants {
@@ -844,10 +894,10 @@ fn go_away(
     });
 }
 
+/// How long a meeting that nobody has joined yet waits at least.
+pub const OPEN_FOR: TimeDelta = TimeDelta::seconds(10);
 /// How long a lost connection may come back.
 pub const RESUME_WINDOW: TimeDelta = TimeDelta::seconds(30);
-/// How long a meeting waits for somebody once nobody is in.
-pub const END_WHEN_EMPTY_AFTER: TimeDelta = TimeDelta::seconds(10);
 
 #[cfg(test)]
 mod tests;

@@ -55,6 +55,8 @@ pub enum Command {
         /// When that became true.
         at: DateTime<Utc>,
     },
+    /// The room has changed: read it anew.
+    Rules,
 }
 
 /// Settings of live meetings.
@@ -115,6 +117,8 @@ struct Live {
 #[derive(Clone)]
 struct Handle {
     inbox: mpsc::Sender<Envelope>,
+    app: AppId,
+    room: RoomId,
     epoch: i64,
     /// Cancelled when another node owns the meeting.
     fenced: CancellationToken,
@@ -154,6 +158,18 @@ pub async fn request_end(
     at: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     store::command(tx, app, room, &Command::End { reason, at }, at).await
+}
+
+/// Tells the owner of the room's meeting that the room has changed; nothing where the room has no meeting.
+///
+/// In the transaction of the change. After the commit, [`Meetings::wake`] makes it happen at once.
+pub async fn request_rules(
+    tx: &mut PgTransaction<'_>,
+    app: AppId,
+    room: RoomId,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    store::command(tx, app, room, &Command::Rules, now).await
 }
 
 /// Meetings that are live, and people who are in them, of all apps.
@@ -486,22 +502,37 @@ impl Meetings {
         }
         let commands = store::commands(&mut self.0.db.system().await?, &owned).await?;
         for (meeting, id, command) in commands {
+            let Some(owner) = self.0.owner_of(meeting) else {
+                continue;
+            };
             let input = match serde_json::from_value(command) {
                 Ok(Command::End { reason, at }) => Input::End { reason, at },
+                Ok(Command::Rules) => match self.room_of(&owner).await {
+                    Ok(Some(room)) => Input::Rules(Box::new(room)),
+                    // A room is archived, never removed, while a meeting runs in it.
+                    Ok(None) => continue,
+                    Err(error) => {
+                        warn!(meeting.id = %meeting, %error, "a meeting's room cannot be read; trying again");
+                        continue;
+                    }
+                },
                 Err(error) => {
                     warn!(meeting.id = %meeting, command.id = id, %error, "a command cannot be read");
                     continue;
                 }
             };
-            if let Some(owner) = self.0.owner_of(meeting) {
-                // A full inbox is tried again at the next poll.
-                let _ = owner.inbox.try_send(Envelope {
-                    input,
-                    from: Sender::Command(id),
-                });
-            }
+            // A full inbox is tried again at the next poll.
+            let _ = owner.inbox.try_send(Envelope {
+                input,
+                from: Sender::Command(id),
+            });
         }
         Ok(())
+    }
+
+    async fn room_of(&self, owner: &Handle) -> Result<Option<Room>, rooms::Error> {
+        let mut tx = self.0.db.begin(owner.app).await?;
+        rooms::get(&mut tx, owner.app, owner.room).await
     }
 }
 
@@ -546,6 +577,8 @@ impl Context {
         let fenced = CancellationToken::new();
         let handle = Handle {
             inbox: inbox.clone(),
+            app: lease.app,
+            room: stored.0.room.id,
             epoch: lease.epoch,
             fenced: fenced.clone(),
         };

@@ -286,6 +286,23 @@ pub async fn set_away(
     Ok(())
 }
 
+pub async fn set_limit(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    participant: ParticipantId,
+    time_up_at: Option<DateTime<Utc>>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update participants set time_up_at = $3 where app_id = $1 and id = $2",
+        lease.app as AppId,
+        participant as ParticipantId,
+        time_up_at,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Ends these stays.
 pub async fn close(
     conn: &mut PgConnection,

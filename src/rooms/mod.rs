@@ -1,20 +1,34 @@
 //! Rooms: named, reusable places with rules; meetings come and go in them.
 
+mod password;
+pub mod property;
+mod rtmp;
+mod rules;
 mod store;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use rand::{Rng, seq::IndexedRandom};
 use sqlx::{PgConnection, PgTransaction};
 
+pub use self::{
+    password::{MalformedPassword, NotHashed, Password, PasswordHash},
+    rtmp::{MalformedRtmpUrl, RtmpUrl},
+    rules::{
+        CompositionLayout, DuplicateUser, LockSettings, MediaMode, MeetingStart, NAMES, Privacy,
+        Rules, RulesChange,
+    },
+    store::{Filter, Page},
+};
 use crate::{
     deadlines::{self, Due, Kind},
     id::{AppId, RoomId},
     meetings::{self, EndReason},
+    sealed::{MasterKey, Sealed, Unsealable},
     webhooks::RoomUrls,
 };
 
 /// A room's stored definition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Room {
     /// Its id.
     pub id: RoomId,
@@ -26,25 +40,16 @@ pub struct Room {
     pub rules: Rules,
     /// Where its webhooks go.
     pub webhooks: RoomUrls,
+    /// What is kept of its password, where it has one.
+    pub password: Option<PasswordHash>,
+    /// Where its composition is streamed to.
+    pub rtmp_out_url: Option<Sealed<RtmpUrl>>,
+    /// How often it was changed.
+    pub version: i32,
     /// When it was made.
     pub created_at: DateTime<Utc>,
-}
-
-/// What a room asks of its meetings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// Who may join.
-    pub privacy: Privacy,
-    /// No joins from this instant on.
-    pub expires_at: Option<DateTime<Utc>>,
-    /// Whether everyone is put out at that instant too.
-    pub eject_at_expiry: bool,
-    /// How long one stay may last.
-    pub eject_after: Option<TimeDelta>,
-    /// How many may be in at once.
-    pub max_participants: Option<u32>,
-    /// Whether the page goes straight in, without a lobby.
-    pub auto_join: bool,
+    /// Since when it is archived.
+    pub archived_at: Option<DateTime<Utc>>,
 }
 
 /// 1 to 64 characters of `A-Z a-z 0-9 _ -`, case-sensitive; unique in its app among rooms that are not archived, and
@@ -53,25 +58,32 @@ pub struct Rules {
 #[sqlx(transparent)]
 pub struct RoomName(String);
 
-/// Who may join a room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "lowercase")]
-pub enum Privacy {
-    /// Whoever has the link.
-    Public,
-    /// Whoever has a token.
-    Private,
-}
-
-/// A room that is to be made.
-#[derive(Clone, Debug)]
-pub struct NewRoom {
-    /// Its name; one is made where none is given.
+/// What a room is to be, or what of it is to change: what is `None` has its default, or stays.
+#[derive(Clone, Debug, Default)]
+pub struct RoomChange {
+    /// Its name; one is made for a new room where none is given.
     pub name: Option<RoomName>,
     /// Its rules.
-    pub rules: Rules,
+    pub rules: RulesChange,
     /// Where its webhooks go.
-    pub webhooks: RoomUrls,
+    pub webhooks: RoomUrlsChange,
+    /// What its password is kept as; `Some(None)` takes the password away.
+    pub password: Option<Option<PasswordHash>>,
+    /// Where its composition is streamed to; `Some(None)` takes that away.
+    pub rtmp_out_url: Option<Option<RtmpUrl>>,
+}
+
+/// A change of a room's webhook URLs: what is `None` stays, `Some(None)` takes the URL away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoomUrlsChange {
+    /// Of joins.
+    pub meeting_join: Option<Option<String>>,
+    /// Of leaves.
+    pub meeting_left: Option<Option<String>>,
+    /// Of starts.
+    pub meeting_started: Option<Option<String>>,
+    /// Of ends.
+    pub meeting_ended: Option<Option<String>>,
 }
 
 /// Why an operation on rooms was refused.
@@ -80,9 +92,28 @@ pub enum Error {
     /// The name belongs to another room of the app.
     #[error("a room with this name already exists")]
     NameTaken,
+    /// Properties that contradict each other: each one's name, and what would be right.
+    #[error("properties contradict each other")]
+    Contradictions(Vec<(&'static str, &'static str)>),
+    /// It is not as the caller knows it: it was changed meanwhile.
+    #[error("the room was changed meanwhile: get it again")]
+    Changed,
+    /// A stored secret does not open, or cannot be sealed.
+    #[error(transparent)]
+    Sealed(#[from] Unsealable),
     /// Postgres refused or is away.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+}
+
+/// What a change asks of the room that it finds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Expected {
+    /// Nothing.
+    #[default]
+    Anything,
+    /// That it is one of these rooms, with these versions.
+    OneOf(Vec<(RoomId, i32)>),
 }
 
 /// The text is not a room's name.
@@ -100,33 +131,82 @@ pub enum MalformedName {
 ///
 /// # Errors
 ///
-/// [`Error::NameTaken`].
+/// [`Error::NameTaken`], [`Error::Contradictions`].
 pub async fn create(
     tx: &mut PgTransaction<'_>,
     app: AppId,
-    new: NewRoom,
+    wanted: RoomChange,
+    master_key: &MasterKey,
     now: DateTime<Utc>,
     rng: &mut impl Rng,
 ) -> Result<Room, Error> {
-    let NewRoom {
-        name,
-        rules,
-        webhooks,
-    } = new;
-    let name = name.unwrap_or_else(|| RoomName::generate(rng));
-    let room = Room {
+    let name = wanted.name.clone();
+    let mut room = Room {
         id: RoomId::new(now, rng),
         app_id: app,
-        name,
-        rules,
-        webhooks,
+        name: name.unwrap_or_else(|| RoomName::generate(rng)),
+        rules: Rules::default(),
+        webhooks: RoomUrls::default(),
+        password: None,
+        rtmp_out_url: None,
+        version: 0,
         created_at: now,
+        archived_at: None,
     };
+    room.change(wanted, master_key)?;
     store::insert(tx, &room).await?;
-    if let Some(expires_at) = room.rules.expires_at {
+    if let Some(expires_at) = room.rules.expires_at() {
         deadlines::set_of_room(tx, app, Kind::RoomExpires, room.id, expires_at).await?;
     }
     Ok(room)
+}
+
+/// Changes a room, and with it the meeting that runs in it. `None` where there is no such room.
+///
+/// After the commit, [`Meetings::wake`](meetings::Meetings::wake) makes a meeting follow at once.
+///
+/// # Errors
+///
+/// [`Error::Changed`] where the room is not as `expected`; [`Error::NameTaken`], [`Error::Contradictions`].
+pub async fn update(
+    tx: &mut PgTransaction<'_>,
+    app: AppId,
+    name: &RoomName,
+    change: RoomChange,
+    expected: &Expected,
+    master_key: &MasterKey,
+    now: DateTime<Utc>,
+) -> Result<Option<Room>, Error> {
+    let Some(mut room) = store::lock_named(tx, app, name).await? else {
+        return Ok(None);
+    };
+    expected.check(&room)?;
+    let expired_at = room.rules.expires_at();
+    room.change(change, master_key)?;
+    room.version += 1;
+    store::update(tx, &room).await?;
+    match room.rules.expires_at() {
+        same if same == expired_at => {}
+        Some(at) => deadlines::set_of_room(tx, app, Kind::RoomExpires, room.id, at).await?,
+        None => cancel_expiry(tx, app, room.id).await?,
+    }
+    meetings::request_rules(tx, app, room.id, now).await?;
+    Ok(Some(room))
+}
+
+/// A page of the app's rooms, newest first.
+pub async fn list(
+    conn: &mut PgConnection,
+    app: AppId,
+    filter: &Filter,
+    page: Page,
+) -> Result<Vec<Room>, Error> {
+    Ok(store::list(conn, app, filter, page).await?)
+}
+
+/// How many rooms of the app there are.
+pub async fn count(conn: &mut PgConnection, app: AppId, filter: &Filter) -> Result<i64, Error> {
+    Ok(store::count(conn, app, filter).await?)
 }
 
 /// The room of `app` with this name; `None` when it is absent, archived or another app's.
@@ -149,22 +229,33 @@ pub async fn get(conn: &mut PgConnection, app: AppId, id: RoomId) -> Result<Opti
 }
 
 /// Archives a room: its name is free again and its meeting ends. `None` where there is no such room.
+///
+/// # Errors
+///
+/// [`Error::Changed`] where the room is not as `expected`.
 pub async fn archive(
     tx: &mut PgTransaction<'_>,
     app: AppId,
     name: &RoomName,
+    expected: &Expected,
     now: DateTime<Utc>,
 ) -> Result<Option<RoomId>, Error> {
-    let Some(room) = store::archive(tx, app, name, now).await? else {
+    let Some(room) = store::lock_named(tx, app, name).await? else {
         return Ok(None);
     };
+    expected.check(&room)?;
+    store::archive(tx, app, room.id, now).await?;
+    cancel_expiry(tx, app, room.id).await?;
+    meetings::request_end(tx, app, room.id, EndReason::RoomDeleted, now).await?;
+    Ok(Some(room.id))
+}
+
+async fn cancel_expiry(conn: &mut PgConnection, app: AppId, room: RoomId) -> sqlx::Result<()> {
     let expiry = deadlines::Key {
         kind: Kind::RoomExpires,
         subject: room.into(),
     };
-    deadlines::cancel(tx, app, &[&expiry]).await?;
-    meetings::request_end(tx, app, room, EndReason::RoomDeleted, now).await?;
-    Ok(Some(room))
+    deadlines::cancel(conn, app, &[&expiry]).await
 }
 
 /// What the room's expiry does: with `ejectAtRoomExp` its meeting ends. Joins are refused by the time alone. `false` where
@@ -180,6 +271,76 @@ pub async fn expire(tx: &mut PgTransaction<'_>, due: &Due) -> Result<bool, Error
         meetings::request_end(tx, due.app, due.room, EndReason::RoomExpired, due.at).await?;
     }
     Ok(true)
+}
+
+impl Room {
+    /// Where its composition is streamed to.
+    ///
+    /// # Errors
+    ///
+    /// When it was sealed under another master key.
+    pub fn rtmp_out_url(&self, master_key: &MasterKey) -> Result<Option<RtmpUrl>, Unsealable> {
+        let sealed = self.rtmp_out_url.as_ref();
+        sealed
+            .map(|url| url.open(master_key, &rtmp::place(&self.id)))
+            .transpose()
+    }
+
+    fn change(&mut self, change: RoomChange, master_key: &MasterKey) -> Result<(), Error> {
+        let RoomChange {
+            name,
+            rules,
+            webhooks,
+            password,
+            rtmp_out_url,
+        } = change;
+        if let Some(name) = name {
+            self.name = name;
+        }
+        rules.apply(&mut self.rules);
+        webhooks.apply(&mut self.webhooks);
+        if let Some(password) = password {
+            self.password = password;
+        }
+        if let Some(url) = rtmp_out_url {
+            let seal = |url| Sealed::seal(&url, master_key, &rtmp::place(&self.id));
+            self.rtmp_out_url = url.map(seal).transpose()?;
+        }
+        let mut contradictions = self.rules.contradictions();
+        if self.rules.enable_rtmp_out && self.rtmp_out_url.is_none() {
+            contradictions.push(("rtmpOutURL", "must be given with enableRTMPOut"));
+        }
+        if !contradictions.is_empty() {
+            return Err(Error::Contradictions(contradictions));
+        }
+        self.rules.imply();
+        Ok(())
+    }
+}
+
+impl RoomUrlsChange {
+    fn apply(self, urls: &mut RoomUrls) {
+        let all = [
+            (self.meeting_started, &mut urls.meeting_started),
+            (self.meeting_join, &mut urls.meeting_join),
+            (self.meeting_left, &mut urls.meeting_left),
+            (self.meeting_ended, &mut urls.meeting_ended),
+        ];
+        for (change, url) in all {
+            if let Some(change) = change {
+                *url = change;
+            }
+        }
+    }
+}
+
+impl Expected {
+    fn check(&self, room: &Room) -> Result<(), Error> {
+        match self {
+            Self::OneOf(known) if !known.contains(&(room.id, room.version)) => Err(Error::Changed),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl RoomName {

@@ -1,12 +1,13 @@
 //! The only SQL that touches `rooms`.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, types::Json};
 
-use super::{Error, Privacy, Room, RoomName, Rules};
+use super::{Error, PasswordHash, Privacy, Room, RoomName, Rules};
 use crate::{
     db::constraint,
     id::{AppId, RoomId},
+    sealed::Sealed,
     webhooks::RoomUrls,
 };
 
@@ -15,17 +16,16 @@ struct Row {
     id: RoomId,
     app_id: AppId,
     name: RoomName,
-    privacy: Privacy,
-    expires_at: Option<DateTime<Utc>>,
-    eject_at_expiry: bool,
-    eject_after_seconds: Option<i32>,
-    max_participants: Option<i32>,
-    auto_join: bool,
+    rules: Json<Rules>,
     meeting_join_webhook: Option<String>,
     meeting_left_webhook: Option<String>,
     meeting_started_webhook: Option<String>,
     meeting_ended_webhook: Option<String>,
+    password_hash: Option<PasswordHash>,
+    rtmp_out_url: Option<Vec<u8>>,
+    version: i32,
     created_at: DateTime<Utc>,
+    archived_at: Option<DateTime<Utc>>,
 }
 
 impl From<Row> for Room {
@@ -34,25 +34,44 @@ impl From<Row> for Room {
             id: row.id,
             app_id: row.app_id,
             name: row.name,
-            rules: Rules {
-                privacy: row.privacy,
-                expires_at: row.expires_at,
-                eject_at_expiry: row.eject_at_expiry,
-                eject_after: row
-                    .eject_after_seconds
-                    .map(|seconds| TimeDelta::seconds(seconds.into())),
-                max_participants: row.max_participants.map(i32::unsigned_abs),
-                auto_join: row.auto_join,
-            },
+            rules: row.rules.0,
             webhooks: RoomUrls {
                 meeting_started: row.meeting_started_webhook,
                 meeting_join: row.meeting_join_webhook,
                 meeting_left: row.meeting_left_webhook,
                 meeting_ended: row.meeting_ended_webhook,
             },
+            password: row.password_hash,
+            rtmp_out_url: row.rtmp_out_url.map(Sealed::from_stored),
+            version: row.version,
             created_at: row.created_at,
+            archived_at: row.archived_at,
         }
     }
+}
+
+/// Which rooms of an app are meant; what is `None` does not matter. Archived rooms never are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Their names begin so.
+    pub name_prefix: Option<String>,
+    /// Who may join them.
+    pub privacy: Option<Privacy>,
+    /// They were made then or later.
+    pub created_from: Option<DateTime<Utc>>,
+    /// They were made before then.
+    pub created_until: Option<DateTime<Utc>>,
+    /// Whether a meeting runs in them.
+    pub is_live: Option<bool>,
+}
+
+/// A part of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The last room of the page before this one.
+    pub after: Option<RoomId>,
+    /// Rooms at most.
+    pub limit: i64,
 }
 
 /// A query for rooms, whole.
@@ -60,10 +79,10 @@ macro_rules! select {
     ($condition:literal, $($argument:expr),* $(,)?) => {
         sqlx::query_as!(
             Row,
-            "select id, app_id, name, privacy, expires_at, eject_at_expiry, eject_after_seconds, max_participants,
-                 auto_join, meeting_join_webhook, meeting_left_webhook, meeting_started_webhook,
-                 meeting_ended_webhook, created_at
-             from rooms " + $condition,
+            r#"select id, app_id, name, rules as "rules: Json<Rules>", meeting_join_webhook, meeting_left_webhook,
+                 meeting_started_webhook, meeting_ended_webhook, password_hash, rtmp_out_url, version, created_at,
+                 archived_at
+             from rooms r "# + $condition,
             $($argument),*
         )
     };
@@ -74,32 +93,109 @@ pub async fn insert(conn: &mut PgConnection, room: &Room) -> Result<(), Error> {
         rules, webhooks, ..
     } = room;
     sqlx::query!(
-        "insert into rooms (id, app_id, name, privacy, expires_at, eject_at_expiry, eject_after_seconds,
-             max_participants, auto_join, meeting_join_webhook, meeting_left_webhook, meeting_started_webhook,
-             meeting_ended_webhook, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        "insert into rooms (id, app_id, name, rules, meeting_join_webhook, meeting_left_webhook,
+             meeting_started_webhook, meeting_ended_webhook, password_hash, rtmp_out_url, version, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         room.id as RoomId,
         room.app_id as AppId,
         &room.name as &RoomName,
-        rules.privacy as Privacy,
-        rules.expires_at,
-        rules.eject_at_expiry,
-        rules.eject_after.and_then(|limit| i32::try_from(limit.num_seconds()).ok()),
-        rules.max_participants.and_then(|limit| i32::try_from(limit).ok()),
-        rules.auto_join,
+        Json(rules) as _,
         webhooks.meeting_join,
         webhooks.meeting_left,
         webhooks.meeting_started,
         webhooks.meeting_ended,
+        room.password.as_ref() as Option<&PasswordHash>,
+        room.rtmp_out_url.as_ref().map(Sealed::as_stored),
+        room.version,
         room.created_at,
     )
     .execute(conn)
     .await
-    .map_err(|error| match constraint(&error) {
+    .map_err(name_taken)?;
+    Ok(())
+}
+
+/// Stores what a change can change.
+pub async fn update(conn: &mut PgConnection, room: &Room) -> Result<(), Error> {
+    let Room {
+        rules, webhooks, ..
+    } = room;
+    sqlx::query!(
+        "update rooms
+         set name = $3, rules = $4, meeting_join_webhook = $5, meeting_left_webhook = $6, meeting_started_webhook = $7,
+             meeting_ended_webhook = $8, password_hash = $9, rtmp_out_url = $10, version = $11
+         where id = $1 and app_id = $2",
+        room.id as RoomId,
+        room.app_id as AppId,
+        &room.name as &RoomName,
+        Json(rules) as _,
+        webhooks.meeting_join,
+        webhooks.meeting_left,
+        webhooks.meeting_started,
+        webhooks.meeting_ended,
+        room.password.as_ref() as Option<&PasswordHash>,
+        room.rtmp_out_url.as_ref().map(Sealed::as_stored),
+        room.version,
+    )
+    .execute(conn)
+    .await
+    .map_err(name_taken)?;
+    Ok(())
+}
+
+fn name_taken(error: sqlx::Error) -> Error {
+    match constraint(&error) {
         Some("rooms_name_unless_archived") => Error::NameTaken,
         _ => error.into(),
-    })?;
-    Ok(())
+    }
+}
+
+/// The newest rooms first.
+pub async fn list(
+    conn: &mut PgConnection,
+    app: AppId,
+    filter: &Filter,
+    page: Page,
+) -> sqlx::Result<Vec<Room>> {
+    let rows = select!(
+        "where app_id = $1 and archived_at is null
+           and ($2::text is null or starts_with(name, $2)) and ($3::text is null or rules ->> 'privacy' = $3)
+           and ($4::timestamptz is null or created_at >= $4) and ($5::timestamptz is null or created_at < $5)
+           and ($6::boolean is null or $6 = exists (
+               select from meetings m where m.app_id = $1 and m.room_id = r.id and m.status = 'live'))
+           and ($7::bytea is null or id < $7)
+         order by id desc limit $8",
+        app as AppId,
+        filter.name_prefix,
+        filter.privacy.map(Privacy::as_str),
+        filter.created_from,
+        filter.created_until,
+        filter.is_live,
+        page.after as Option<RoomId>,
+        page.limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(Room::from).collect())
+}
+
+pub async fn count(conn: &mut PgConnection, app: AppId, filter: &Filter) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "count!" from rooms r
+           where app_id = $1 and archived_at is null
+             and ($2::text is null or starts_with(name, $2)) and ($3::text is null or rules ->> 'privacy' = $3)
+             and ($4::timestamptz is null or created_at >= $4) and ($5::timestamptz is null or created_at < $5)
+             and ($6::boolean is null or $6 = exists (
+                 select from meetings m where m.app_id = $1 and m.room_id = r.id and m.status = 'live'))"#,
+        app as AppId,
+        filter.name_prefix,
+        filter.privacy.map(Privacy::as_str),
+        filter.created_from,
+        filter.created_until,
+        filter.is_live,
+    )
+    .fetch_one(conn)
+    .await
 }
 
 pub async fn find(
@@ -124,6 +220,22 @@ pub async fn get(conn: &mut PgConnection, app: AppId, id: RoomId) -> sqlx::Resul
     Ok(row.map(Room::from))
 }
 
+/// The room with this name, unless archived, locked as by [`lock`].
+pub async fn lock_named(
+    conn: &mut PgConnection,
+    app: AppId,
+    name: &RoomName,
+) -> sqlx::Result<Option<Room>> {
+    let row = select!(
+        "where app_id = $1 and name = $2 and archived_at is null for update",
+        app as AppId,
+        name as &RoomName,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(Room::from))
+}
+
 /// The room, unless archived, locked against changes and against the opening of a meeting.
 pub async fn lock(conn: &mut PgConnection, app: AppId, id: RoomId) -> sqlx::Result<Option<Room>> {
     let row = select!(
@@ -136,7 +248,7 @@ pub async fn lock(conn: &mut PgConnection, app: AppId, id: RoomId) -> sqlx::Resu
     Ok(row.map(Room::from))
 }
 
-/// Keeps the room from being archived or expired until the transaction ends; whether it is there.
+/// Keeps the room from being changed, archived or expired until the transaction ends; whether it is there.
 pub async fn hold(conn: &mut PgConnection, app: AppId, id: RoomId) -> sqlx::Result<bool> {
     let row = sqlx::query_scalar!(
         r#"select true as "there!" from rooms where app_id = $1 and id = $2 and archived_at is null for share"#,
@@ -151,15 +263,16 @@ pub async fn hold(conn: &mut PgConnection, app: AppId, id: RoomId) -> sqlx::Resu
 pub async fn archive(
     conn: &mut PgConnection,
     app: AppId,
-    name: &RoomName,
+    id: RoomId,
     now: DateTime<Utc>,
-) -> sqlx::Result<Option<RoomId>> {
-    sqlx::query_scalar!(
-        "update rooms set archived_at = $3 where app_id = $1 and name = $2 and archived_at is null returning id",
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update rooms set archived_at = $3 where app_id = $1 and id = $2 and archived_at is null",
         app as AppId,
-        name as &RoomName,
+        id as RoomId,
         now,
     )
-    .fetch_optional(conn)
-    .await
+    .execute(conn)
+    .await?;
+    Ok(())
 }

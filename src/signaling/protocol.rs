@@ -165,6 +165,8 @@ enum Message<'a> {
     Error {
         code: &'static str,
         message: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        opens_at_unix_sec: Option<i64>,
     },
 }
 
@@ -225,6 +227,7 @@ impl Problem {
             Self::NotNegotiated(_) => "NEGOTIATION_FAILED",
             Self::Refused(refusal) => match refusal {
                 Refusal::RoomNotFound => "ROOM_NOT_FOUND",
+                Refusal::RoomNotOpen { .. } => "ROOM_NOT_OPEN",
                 Refusal::RoomExpired => "ROOM_EXPIRED",
                 Refusal::TokenRequired => "TOKEN_REQUIRED",
                 Refusal::RoomFull => "ROOM_FULL",
@@ -420,6 +423,10 @@ pub fn error(problem: &Problem, now: DateTime<Utc>) -> ServerFrame<'static> {
         message: Message::Error {
             code: problem.code(),
             message: problem.to_string(),
+            opens_at_unix_sec: match problem {
+                Problem::Refused(Refusal::RoomNotOpen { opens_at }) => Some(opens_at.timestamp()),
+                _ => None,
+            },
         },
     }
 }

@@ -14,7 +14,7 @@ use plenum::{
     sealed::MasterKey,
     webhooks::SigningSecret,
 };
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::TcpStream;
@@ -161,6 +161,32 @@ impl TestApp {
         };
         let answer = soon(path, request.send()).await.unwrap();
         (answer.status(), answer.json().await.unwrap_or(Value::Null))
+    }
+
+    /// Sends a request of the app with headers of its own; the answer's status, headers and JSON.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Option<&Value>,
+    ) -> (StatusCode, HeaderMap, Value) {
+        let url = format!("http://{}{path}", self.address);
+        let request = self.http.request(method, url).bearer_auth(&self.app.key);
+        let request = headers.iter().fold(request, |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let answer = soon(path, request.send()).await.unwrap();
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        (status, headers, answer.json().await.unwrap_or(Value::Null))
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        self.call(&self.app, Method::PUT, path, Some(body)).await
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {

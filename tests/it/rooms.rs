@@ -165,7 +165,7 @@ async fn a_body_that_cannot_be_read_is_refused_with_what_is_wrong_and_where(pool
         (
             "{\"privacy\": \"secret\"}".to_owned(),
             StatusCode::BAD_REQUEST,
-            "`public` or `private`",
+            "public, private",
         ),
         (
             " ".repeat(1024 * 1024 + 1),
@@ -226,7 +226,7 @@ async fn a_room_is_invisible_to_other_apps(pool: PgPool) {
     let test = TestApp::new(pool).await;
     let other = test.another_app("other").await;
     test.room(json!({ "roomName": "standup" })).await;
-    for method in [Method::GET, Method::DELETE] {
+    for method in [Method::GET, Method::PUT, Method::DELETE] {
         let foreign = test
             .call(&other, method.clone(), "/api/v1/room/standup", None)
             .await;
@@ -250,6 +250,9 @@ async fn a_room_is_invisible_to_other_apps(pool: PgPool) {
         "a name is unique in its app, not beyond"
     );
     assert_eq!(test.get("/api/v1/room/standup").await.0, StatusCode::OK);
+    let (_, list) = test.call(&other, Method::GET, "/api/v1/rooms", None).await;
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+    assert_ne!(list[0]["app"], test.app.app.id.to_string());
 }
 
 #[sqlx::test]
@@ -262,10 +265,13 @@ async fn the_page_of_a_room_says_what_state_it_is_in(pool: PgPool) {
         .await;
     test.room(json!({ "roomName": "closed", "privacy": "private" }))
         .await;
+    test.room(json!({ "roomName": "early", "notBeforeUnixSec": at + 60 }))
+        .await;
     for (name, status, state) in [
         ("open", StatusCode::OK, "open"),
         ("over", StatusCode::OK, "expired"),
         ("closed", StatusCode::OK, "private"),
+        ("early", StatusCode::OK, "notYet"),
         ("nowhere", StatusCode::NOT_FOUND, "notFound"),
     ] {
         let answer = test.fetch(&format!("/{name}?name=Ann")).await;
@@ -281,4 +287,353 @@ async fn the_page_of_a_room_says_what_state_it_is_in(pool: PgPool) {
             "{name}: {html}"
         );
     }
+}
+
+#[sqlx::test]
+async fn every_property_is_stored_returned_and_changed_alone(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let all = r#"{
+        "privacy": "private", "notBeforeUnixSec": 1900000100, "expireUnixSec": 4102444800,
+        "ejectAtRoomExp": true, "deleteOnExp": true, "maxParticipants": 4, "ejectAfterElapsedTimeInSec": 7200,
+        "endMeetingAfterNoActivityInSec": 300, "meetingDurationSec": 3600, "emptyTimeoutSec": 60,
+        "endWhenEmptyAfterSec": 0, "endWhenOneLeftAfterSec": 120, "endWhenModeratorLeaves": true,
+        "firstJoinerModerates": true, "meetingStart": "api", "mediaMode": "sfu", "duplicateUser": "replace",
+        "waitingRoom": true, "locked": true, "enableRequestToJoin": true, "ownerOnlyBroadcast": true,
+        "audioOnlyRoom": true, "muteOnStart": true, "adminOnlyWebcams": true, "viewOtherWebcams": false,
+        "viewUserList": false, "autoJoin": true, "showInviteBox": false, "enableChat": true,
+        "newChatForMeetingSession": false, "enableScreenSharing": false, "joinVideoOn": false, "joinAudioOn": false,
+        "enableCamera": false, "enableMicrophone": false, "enableWatermark": true, "enableFileShare": false,
+        "enableReactions": false, "enableRaiseHand": false, "enablePolls": false, "enableWhiteboard": false,
+        "enableNotepad": false, "enableBreakout": false, "enableExternalMedia": false, "enableExternalLink": false,
+        "enableRecording": true, "recordRoom": true, "enableComposition": true, "compositionLayout": "broadcaster",
+        "recordComposition": true, "enableRTMPOut": true, "enableLiveStreaming": true, "lang": "pt-BR",
+        "title": "Stand-up", "welcomeMessage": "Hello", "logoutURL": "https://example.com/bye",
+        "metadata": { "team": "blue", "size": [1, 2] },
+        "lockSettings": {
+            "microphone": true, "webcam": true, "screenSharing": true, "chat": true, "chatSend": true,
+            "chatFiles": true, "privateChat": true, "whiteboard": true, "notepad": true, "reactions": true
+        }
+    }"#;
+    let all: Value = serde_json::from_str(all).unwrap();
+    let mut wanted = all.clone();
+    wanted["roomName"] = json!("standup");
+    wanted["rtmpOutURL"] = json!("rtmp://live.example.com/app/key");
+    let room = test.room(wanted.clone()).await;
+    let mut named: Vec<&str> = all
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let mut known = plenum::rooms::NAMES.to_vec();
+    named.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(named, known, "this test names every property");
+    for (name, value) in wanted.as_object().unwrap() {
+        assert_eq!(&room[name], value, "{name}");
+    }
+
+    // Back to its default one after the other: nothing else changes with it.
+    let defaults = test.room(json!({ "roomName": "plain" })).await;
+    for name in named {
+        // What the streams need stays switched on by them.
+        let needed = ["enableComposition", "lockSettings"].contains(&name);
+        let change = json!({ name: null });
+        let (status, changed) = test.put("/api/v1/room/standup", &change).await;
+        assert_eq!(status, StatusCode::OK, "{changed}");
+        if !needed {
+            assert_eq!(changed[name], defaults[name], "{name}");
+        }
+        let (_, back) = test
+            .put("/api/v1/room/standup", &json!({ name: all[name] }))
+            .await;
+        let mut expected = room.clone();
+        expected["__v"] = back["__v"].clone();
+        assert_eq!(back, expected, "{name}");
+    }
+    assert_eq!(
+        test.get("/api/v1/room/standup").await.1["__v"],
+        2 * known.len()
+    );
+}
+
+#[sqlx::test]
+async fn a_change_is_refused_whole_or_made_whole(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let room = test
+        .room(json!({ "roomName": "standup", "expireUnixSec": 1_900_000_600, "title": "Stand-up" }))
+        .await;
+    test.room(json!({ "roomName": "other" })).await;
+    for (change, code, field) in [
+        (
+            json!({ "autoJoin": true, "maxParticipants": "many" }),
+            "INVALID_REQUEST",
+            "maxParticipants",
+        ),
+        (
+            json!({ "autoJoin": true, "notBeforeUnixSec": 1_900_000_600 }),
+            "INVALID_REQUEST",
+            "notBeforeUnixSec",
+        ),
+        (
+            json!({ "autoJoin": true, "enableRTMPOut": true }),
+            "INVALID_REQUEST",
+            "rtmpOutURL",
+        ),
+        (
+            json!({ "mediaMode": "mesh", "recordRoom": true }),
+            "INVALID_REQUEST",
+            "recordRoom",
+        ),
+        (
+            json!({ "autoJoin": true, "roomName": "api" }),
+            "INVALID_REQUEST",
+            "roomName",
+        ),
+        (
+            json!({ "autoJoin": true, "password": "x".repeat(129) }),
+            "INVALID_REQUEST",
+            "password",
+        ),
+        (
+            json!({ "autoJoin": true, "roomName": "other" }),
+            "ROOM_NAME_TAKEN",
+            "",
+        ),
+    ] {
+        let (status, error) = test.put("/api/v1/room/standup", &change).await;
+        assert_eq!(
+            (status, &error["code"]),
+            (StatusCode::BAD_REQUEST, &json!(code)),
+            "{change}"
+        );
+        if !field.is_empty() {
+            assert_eq!(error["errors"][0]["field"], field, "{error}");
+        }
+        assert_eq!(test.get("/api/v1/room/standup").await.1, room, "{change}");
+    }
+    let (status, renamed) = test
+        .put(
+            "/api/v1/room/standup",
+            &json!({ "roomName": "retro", "expireUnixSec": 0 }),
+        )
+        .await;
+    assert_eq!((status, &renamed["_id"]), (StatusCode::OK, &room["_id"]));
+    assert_eq!(
+        (&renamed["title"], &renamed["expireUnixSec"]),
+        (&json!("Stand-up"), &Value::Null)
+    );
+    assert_eq!(
+        test.get("/api/v1/room/standup").await.0,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(
+        test.get("/api/v1/room/retro").await,
+        (StatusCode::OK, renamed)
+    );
+}
+
+#[sqlx::test]
+async fn a_room_sent_back_as_it_was_got_is_not_changed_and_nothing_is_warned_of(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let room = test
+        .room(json!({ "roomName": "standup", "rtmpOutURL": "rtmp://h/app/key", "password": "open sesame",
+                      "meetingJoinWebhook": "https://example.com/a" }))
+        .await;
+    assert_eq!(room["hasPassword"], true);
+    assert!(!room.to_string().contains("sesame"), "{room}");
+    let path = "/api/v1/room/standup";
+    let (status, headers, mut back) = test.send(Method::PUT, path, &[], Some(&room)).await;
+    assert_eq!(
+        (status, headers.get("plenum-warnings")),
+        (StatusCode::OK, None)
+    );
+    back["__v"] = room["__v"].clone();
+    assert_eq!(back, room);
+    let stored: Vec<u8> = sqlx::query_scalar("select rtmp_out_url from rooms")
+        .fetch_one(&test.pool)
+        .await
+        .unwrap();
+    assert!(
+        !stored.windows(3).any(|bytes| bytes == b"key"),
+        "stream keys are sealed"
+    );
+    let (_, without) = test
+        .put(path, &json!({ "password": null, "rtmpOutURL": "" }))
+        .await;
+    assert_eq!(
+        (&without["hasPassword"], &without["rtmpOutURL"]),
+        (&json!(false), &Value::Null)
+    );
+}
+
+#[sqlx::test]
+async fn fields_that_are_not_known_are_accepted_and_told(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let body = json!({ "maxParticipant": 3 });
+    let (status, headers, _) = test
+        .send(Method::POST, "/api/v1/room", &[], Some(&body))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(
+        headers["plenum-warnings"],
+        "\"maxParticipant is not a known field and was ignored; did you mean maxParticipants?\""
+    );
+}
+
+#[sqlx::test]
+async fn a_change_of_what_one_does_not_know_any_more_is_refused(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let (_, headers, room) = test
+        .send(
+            Method::POST,
+            "/api/v1/room",
+            &[],
+            Some(&json!({ "roomName": "standup" })),
+        )
+        .await;
+    let path = "/api/v1/room/standup";
+    let first = headers["etag"].to_str().unwrap();
+    let chat = json!({ "enableChat": true });
+    let (status, headers, _) = test
+        .send(Method::PUT, path, &[("if-match", first)], Some(&chat))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    let second = headers["etag"].to_str().unwrap();
+    assert_ne!(first, second);
+
+    for stale in [first, "nonsense", "\"nonsense\"", &format!("W/{second}")] {
+        for method in [Method::PUT, Method::DELETE] {
+            let body = Some(&chat).filter(|_| method == Method::PUT);
+            let (status, _, error) = test.send(method, path, &[("if-match", stale)], body).await;
+            assert_eq!(
+                (status, &error["code"]),
+                (StatusCode::PRECONDITION_FAILED, &json!("ROOM_CHANGED")),
+                "{stale}"
+            );
+        }
+    }
+    let unchanged = test
+        .send(Method::GET, path, &[("if-none-match", second)], None)
+        .await;
+    assert_eq!(
+        (unchanged.0, unchanged.2),
+        (StatusCode::NOT_MODIFIED, Value::Null)
+    );
+    let (status, _, got) = test
+        .send(Method::GET, path, &[("if-none-match", first)], None)
+        .await;
+    assert_eq!((status, &got["_id"]), (StatusCode::OK, &room["_id"]));
+    let any = format!("\"x\", {second}");
+    assert_eq!(
+        test.send(Method::DELETE, path, &[("if-match", &any)], None)
+            .await
+            .0,
+        StatusCode::OK
+    );
+}
+
+#[sqlx::test]
+async fn rooms_are_listed_newest_first_and_page_by_page(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let from = test.now().timestamp();
+    for number in 0..7 {
+        let privacy = if number % 2 == 0 { "public" } else { "private" };
+        test.room(json!({ "roomName": format!("room{number}"), "privacy": privacy }))
+            .await;
+        test.advance(chrono::TimeDelta::seconds(10));
+    }
+    test.delete("/api/v1/room/room0").await;
+    let _ann = test.join("room2", "Ann").await;
+    test.events_until("meetingStarted").await;
+    let names = |list: &Value| -> Vec<String> {
+        let name = |room: &Value| room["roomName"].as_str().unwrap().to_owned();
+        list.as_array().unwrap().iter().map(name).collect()
+    };
+
+    let (status, headers, all) = test.send(Method::GET, "/api/v1/rooms", &[], None).await;
+    assert_eq!(
+        (status, &headers["x-total-count"]),
+        (StatusCode::OK, &"6".parse().unwrap())
+    );
+    assert_eq!(
+        names(&all),
+        ["room6", "room5", "room4", "room3", "room2", "room1"]
+    );
+    assert_eq!(headers.get("link"), None);
+
+    let mut path = "/api/v1/rooms?limit=4&namePrefix=room".to_owned();
+    let mut seen = Vec::new();
+    for rest in [true, false] {
+        let key = format!("{path}&secretKey={}", test.app.key);
+        let (_, headers, page) = test.send(Method::GET, &key, &[], None).await;
+        assert_eq!(page["totalCount"], 6);
+        assert_eq!(page["nextCursor"].is_string(), rest);
+        seen.extend(names(&page["data"]));
+        if rest {
+            let link = headers["link"].to_str().unwrap();
+            assert!(!link.contains("secretKey"), "{link}");
+            let (target, rel) = link.split_once(">; ").unwrap();
+            assert_eq!(rel, "rel=\"next\"");
+            path = target.trim_start_matches('<').to_owned();
+        } else {
+            assert_eq!(headers.get("link"), None);
+        }
+    }
+    assert_eq!(seen, names(&all));
+
+    for (filter, expected) in [
+        ("privacy=private", vec!["room5", "room3", "room1"]),
+        ("namePrefix=room4", vec!["room4"]),
+        ("namePrefix=%25", vec![]),
+        ("isLive=true", vec!["room2"]),
+        (
+            &format!(
+                "createdFromUnixSec={}&createdUntilUnixSec={}",
+                from + 20,
+                from + 40
+            ),
+            vec!["room3", "room2"],
+        ),
+    ] {
+        let (status, list) = test.get(&format!("/api/v1/rooms?{filter}")).await;
+        assert_eq!(
+            (status, names(&list)),
+            (
+                StatusCode::OK,
+                expected.iter().map(ToString::to_string).collect()
+            ),
+            "{filter}"
+        );
+    }
+    let wrong = "limit=0&cursor=x&privacy=secret&createdFromUnixSec=then&isLive=perhaps";
+    let (status, error) = test.get(&format!("/api/v1/rooms?{wrong}")).await;
+    assert_eq!(
+        (status, error["errors"].as_array().unwrap().len()),
+        (StatusCode::BAD_REQUEST, 5),
+        "{error}"
+    );
+}
+
+#[sqlx::test]
+async fn a_meeting_follows_the_changes_of_its_room(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let mut ann = test.join("standup", "Ann").await;
+    let path = "/api/v1/room/standup";
+    let expiry = test.now().timestamp() + 60;
+    test.put(
+        path,
+        &json!({ "maxParticipants": 1, "expireUnixSec": expiry, "ejectAtRoomExp": true }),
+    )
+    .await;
+    assert_eq!(test.refusal("standup").await, "ROOM_FULL");
+    test.put(
+        path,
+        &json!({ "maxParticipants": 0, "notBeforeUnixSec": test.now().timestamp() + 30 }),
+    )
+    .await;
+    assert_eq!(test.refusal("standup").await, "ROOM_NOT_OPEN");
+    test.advance(chrono::TimeDelta::seconds(60));
+    assert_eq!(ann.ended().await, "roomExpired");
 }

@@ -1,78 +1,73 @@
-//! Rooms in Metered's shapes: create, get, delete.
+//! Rooms in Metered's shapes: create, update, get, list, delete.
 
 use actix_web::{
-    HttpResponse, delete, get, post,
-    web::{Data, Json, Path},
+    HttpRequest, HttpResponse, delete, get,
+    http::header::{self, EntityTag, Header, HeaderName, IfMatch, IfNoneMatch},
+    post, put,
+    web::{Data, Path, Query},
 };
-use chrono::{DateTime, SecondsFormat, TimeDelta};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     http::{
         Shared,
         auth::AuthenticatedApp,
         body::Body,
-        error::{ApiError, FieldError},
+        error::{ApiError, Fields},
+        warnings::Warnings,
     },
-    rooms::{self, NewRoom, Room, RoomName, Rules},
-    webhooks::{self, RoomUrls},
+    id::RoomId,
+    rooms::{
+        self, Expected, Filter, Page, Password, Privacy, Room, RoomChange, RoomName,
+        RoomUrlsChange, RtmpUrl, Rules, RulesChange,
+        property::{Property, UnixSec, is_blank},
+    },
+    sealed::MasterKey,
+    webhooks,
 };
 
-/// What a new room is to be. All of it may be left out.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schema(example = json!({ "roomName": "standup", "privacy": "public", "maxParticipants": 10, "autoJoin": true }))]
-pub struct CreateRoom {
+/// What a room is to be. All of it may be left out; `null` asks for the default.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "roomName": "standup", "privacy": "public", "expireUnixSec": 4_102_444_800_i64, "ejectAtRoomExp": true,
+    "maxParticipants": 10, "ejectAfterElapsedTimeInSec": 7200, "autoJoin": true, "enableChat": true,
+}))]
+#[expect(
+    dead_code,
+    reason = "describes the body, which is read property by property so that each wrong one is named"
+)]
+pub struct RoomProperties {
     /// 1 to 64 of `A-Z a-z 0-9 _ -`, unique in your app; made for you if you leave it out.
-    #[schema(example = "standup")]
     room_name: Option<String>,
-    /// Whether anyone with the link may join, or only who has a token. Default `public`.
-    privacy: Option<Privacy>,
-    /// Unix time in seconds from which nobody can join; 0 is never.
-    #[schema(example = 4102444800_i64)]
-    expire_unix_sec: Option<i64>,
-    /// Whether everybody is put out at `expireUnixSec`.
-    eject_at_room_exp: Option<bool>,
-    /// Seconds after which each participant is put out; 0 is no limit.
-    #[schema(example = 7200)]
-    eject_after_elapsed_time_in_sec: Option<i64>,
-    /// How many may be in at once; 0 is no limit.
-    #[schema(example = 10)]
-    max_participants: Option<i64>,
-    /// Whether the room's page goes straight in, without a lobby.
-    auto_join: Option<bool>,
     /// Where to post that somebody joined.
-    #[schema(example = "https://example.com/hooks")]
     meeting_join_webhook: Option<String>,
     /// Where to post that somebody left.
-    #[schema(example = "https://example.com/hooks")]
     meeting_left_webhook: Option<String>,
     /// Where to post that a meeting started.
-    #[schema(example = "https://example.com/hooks")]
     meeting_started_webhook: Option<String>,
     /// Where to post that a meeting ended.
-    #[schema(example = "https://example.com/hooks")]
     meeting_ended_webhook: Option<String>,
+    /// What people must know to join without a token: 1 to 128 characters. Only a hash is kept.
+    password: Option<String>,
+    /// Where the composition is streamed to: server and stream key in one URL. Needed with `enableRTMPOut`.
+    #[serde(rename = "rtmpOutURL")]
+    rtmp_out_url: Option<String>,
+    #[serde(flatten)]
+    rules: Rules,
 }
 
-/// Who may join a room.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Privacy {
-    /// Whoever has the link.
-    Public,
-    /// Whoever has a token.
-    Private,
-}
-
-/// A room.
+/// A room. What is not set is left out.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({
     "_id": "61005784c3c9104421af1534", "app": "61005767f41008463845bac0", "roomName": "standup", "privacy": "public",
-    "ejectAtRoomExp": false, "maxParticipants": 10, "autoJoin": true, "lang": "en", "archived": false,
-    "created": "2026-11-21T09:00:00.000Z", "__v": 0,
+    "expireUnixSec": 4_102_444_800_i64, "ejectAtRoomExp": true, "maxParticipants": 10,
+    "ejectAfterElapsedTimeInSec": 7200, "autoJoin": true, "enableChat": true, "lang": "en", "hasPassword": false,
+    "archived": false, "created": "2026-11-21T09:00:00.000Z", "__v": 0,
 }))]
 pub struct RoomView {
     /// Its id: 24 hexadecimal digits.
@@ -82,21 +77,6 @@ pub struct RoomView {
     app: String,
     /// Its name; the last part of its link.
     room_name: String,
-    /// Who may join.
-    privacy: Privacy,
-    /// Unix time in seconds from which nobody can join.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expire_unix_sec: Option<i64>,
-    /// Whether everybody is put out then.
-    eject_at_room_exp: bool,
-    /// Seconds after which each participant is put out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    eject_after_elapsed_time_in_sec: Option<i64>,
-    /// How many may be in at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_participants: Option<u32>,
-    /// Whether the room's page goes straight in.
-    auto_join: bool,
     /// Where joins are posted.
     #[serde(skip_serializing_if = "Option::is_none")]
     meeting_join_webhook: Option<String>,
@@ -109,21 +89,79 @@ pub struct RoomView {
     /// Where ends of meetings are posted.
     #[serde(skip_serializing_if = "Option::is_none")]
     meeting_ended_webhook: Option<String>,
-    /// Language of the page.
-    lang: &'static str,
+    /// Whether people must know a password to join without a token.
+    has_password: bool,
+    /// Where the composition is streamed to, stream key and all: you hold the secret key.
+    #[serde(rename = "rtmpOutURL", skip_serializing_if = "Option::is_none")]
+    rtmp_out_url: Option<String>,
+    #[serde(flatten, serialize_with = "without_nulls")]
+    rules: Rules,
     /// Whether it was deleted.
     archived: bool,
     /// When it was made: ISO 8601 with milliseconds and `Z`.
     created: String,
-    /// Always 0.
+    /// How often it was changed.
     #[serde(rename = "__v")]
-    version: u32,
+    version: i32,
+}
+
+/// A page of rooms, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoomPage {
+    /// The rooms.
+    data: Vec<RoomView>,
+    /// Rooms that the filters let through, on all pages.
+    #[schema(example = 1)]
+    total_count: i64,
+    /// The `cursor` of the next page; null on the last.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+/// The rooms: an array, or with `limit` a page.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum RoomList {
+    /// Without `limit`.
+    Array(Vec<RoomView>),
+    /// With `limit`.
+    Page(RoomPage),
+}
+
+/// Which rooms are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub struct ListRooms {
+    /// Rooms at most, 1 to 1000. With it the answer is an object with `data`, `totalCount` and `nextCursor`; without it, a
+    /// bare array of the newest 1,000.
+    #[param(value_type = Option<i64>, example = 100, minimum = 1, maximum = 1000)]
+    limit: Option<String>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+    /// Rooms whose names begin so.
+    #[param(example = "stand")]
+    name_prefix: Option<String>,
+    /// Rooms with this privacy.
+    #[param(value_type = Option<Privacy>, inline)]
+    privacy: Option<String>,
+    /// Rooms made then or later, in unix seconds.
+    #[param(value_type = Option<i64>)]
+    created_from_unix_sec: Option<String>,
+    /// Rooms made before then, in unix seconds.
+    #[param(value_type = Option<i64>)]
+    created_until_unix_sec: Option<String>,
+    /// Rooms in which a meeting is live, or is not.
+    #[param(value_type = Option<bool>)]
+    is_live: Option<String>,
 }
 
 /// That something was done.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Done {
     /// Always `true`.
+    #[schema(example = true)]
     success: bool,
     /// What was done.
     #[schema(example = "Room successfully archived")]
@@ -133,8 +171,12 @@ pub struct Done {
 /// Create a room
 ///
 /// The room lasts until it is deleted; meetings come and go in it. Send people its link: your host, and the room's name.
-#[utoipa::path(tag = "rooms", request_body = CreateRoom, security(("secretKey" = []), ("bearer" = [])), responses(
-    (status = 200, description = "The new room, flat", body = RoomView),
+/// Fields that are not known are ignored, and told in `Plenum-Warnings`.
+#[utoipa::path(tag = "rooms", request_body = RoomProperties, security(("secretKey" = []), ("bearer" = [])), responses(
+    (status = 200, description = "The new room, flat", body = RoomView, headers(
+        ("ETag" = String, description = "Tag of this version of the room, for `If-Match`"),
+        ("Plenum-Warnings" = String, description = "What was ignored, as a list of strings"),
+    )),
     (status = 400, description = "`INVALID_REQUEST`, `ROOM_NAME_TAKEN`", body = ApiError),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
     (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
@@ -143,19 +185,64 @@ pub struct Done {
 pub async fn create_room(
     shared: Data<Shared>,
     app: AuthenticatedApp,
-    Body(wanted): Body<CreateRoom>,
-) -> Result<Json<RoomView>, ApiError> {
-    let new = wanted.parse(shared.reach)?;
+    Body(given): Body<Map<String, Value>>,
+) -> Result<HttpResponse, ApiError> {
+    let change = Wanted::read(&given, shared.reach)?.change().await?;
     let mut tx = shared.db.begin(app.id).await?;
-    let room = rooms::create(&mut tx, app.id, new, shared.clock.now(), &mut rand::rng()).await?;
+    let (now, rng) = (shared.clock.now(), &mut rand::rng());
+    let room = rooms::create(&mut tx, app.id, change, &shared.master_key, now, rng).await?;
     tx.commit().await?;
-    Ok(Json(room.into()))
+    answer(room, &shared.master_key, &unknown(&given))
+}
+
+/// Change a room
+///
+/// Only the fields that you send change; `null` returns one to its default. A meeting that runs in the room follows at once.
+/// With another `roomName` the room is renamed. With `If-Match`, nothing changes unless the room still is as you know it.
+#[utoipa::path(tag = "rooms", request_body = RoomProperties, security(("secretKey" = []), ("bearer" = [])), params(
+    ("roomName" = String, Path, description = "The room's name", example = "standup"),
+    ("If-Match" = Option<String>, Header, description = "`ETag` of the room as you know it"),
+), responses(
+    (status = 200, description = "The room as it is now, flat", body = RoomView, headers(
+        ("ETag" = String, description = "Tag of this version of the room"),
+        ("Plenum-Warnings" = String, description = "What was ignored, as a list of strings"),
+    )),
+    (status = 400, description = "`INVALID_REQUEST`, `ROOM_NAME_TAKEN`", body = ApiError),
+    (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
+    (status = 404, description = "`ROOM_NOT_FOUND`", body = ApiError),
+    (status = 412, description = "`ROOM_CHANGED`: it is not as `If-Match` says", body = ApiError),
+    (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
+))]
+#[put("/api/v1/room/{roomName}")]
+pub async fn update_room(
+    shared: Data<Shared>,
+    app: AuthenticatedApp,
+    request: HttpRequest,
+    name: Path<String>,
+    Body(given): Body<Map<String, Value>>,
+) -> Result<HttpResponse, ApiError> {
+    let name = existing(&name)?;
+    let expected = expected(&request)?;
+    let change = Wanted::read(&given, shared.reach)?.change().await?;
+    let mut tx = shared.db.begin(app.id).await?;
+    let (key, now) = (&shared.master_key, shared.clock.now());
+    let room = rooms::update(&mut tx, app.id, &name, change, &expected, key, now)
+        .await?
+        .ok_or_else(ApiError::room_not_found)?;
+    tx.commit().await?;
+    shared.meetings.wake();
+    answer(room, &shared.master_key, &unknown(&given))
 }
 
 /// Get a room
-#[utoipa::path(tag = "rooms", params(("roomName" = String, Path, description = "The room's name", example = "standup")),
-    security(("secretKey" = []), ("bearer" = [])), responses(
-    (status = 200, description = "The room, flat", body = RoomView),
+#[utoipa::path(tag = "rooms", security(("secretKey" = []), ("bearer" = [])), params(
+    ("roomName" = String, Path, description = "The room's name", example = "standup"),
+    ("If-None-Match" = Option<String>, Header, description = "`ETag` of the room as you know it"),
+), responses(
+    (status = 200, description = "The room, flat", body = RoomView, headers(
+        ("ETag" = String, description = "Tag of this version of the room"),
+    )),
+    (status = 304, description = "The room is as you know it"),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
     (status = 404, description = "`ROOM_NOT_FOUND`", body = ApiError),
 ))]
@@ -163,34 +250,105 @@ pub async fn create_room(
 pub async fn get_room(
     shared: Data<Shared>,
     app: AuthenticatedApp,
+    request: HttpRequest,
     name: Path<String>,
-) -> Result<Json<RoomView>, ApiError> {
+) -> Result<HttpResponse, ApiError> {
     let name = existing(&name)?;
     let mut tx = shared.db.begin(app.id).await?;
     let room = rooms::find(&mut tx, app.id, &name)
         .await?
         .ok_or_else(ApiError::room_not_found)?;
-    Ok(Json(room.into()))
+    let known = request.headers().contains_key(header::IF_NONE_MATCH);
+    let known = known.then(|| IfNoneMatch::parse(&request)).transpose();
+    let known = known.map_err(|_| malformed("If-None-Match"))?;
+    let tag = entity_tag(&room);
+    let is_known = match known {
+        None => false,
+        Some(IfNoneMatch::Any) => true,
+        Some(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&tag)),
+    };
+    if is_known {
+        return Ok(HttpResponse::NotModified()
+            .insert_header(header::ETag(tag))
+            .finish());
+    }
+    answer(room, &shared.master_key, &Warnings::default())
+}
+
+/// List rooms
+///
+/// Newest first. Without `limit` a bare array, as Metered answers; with it an object that has the next page's cursor.
+#[utoipa::path(tag = "rooms", params(ListRooms), security(("secretKey" = []), ("bearer" = [])), responses(
+    (status = 200, description = "The rooms: an array, or with `limit` a page", body = RoomList, headers(
+        ("X-Total-Count" = i64, description = "Rooms that the filters let through, on all pages"),
+        ("Link" = String, description = "The next page, as `rel=\"next\"`; absent on the last"),
+    )),
+    (status = 400, description = "`INVALID_REQUEST`", body = ApiError),
+    (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
+))]
+#[get("/api/v1/rooms")]
+pub async fn list_rooms(
+    shared: Data<Shared>,
+    app: AuthenticatedApp,
+    request: HttpRequest,
+    query: Query<ListRooms>,
+) -> Result<HttpResponse, ApiError> {
+    let (filter, page) = query.read()?;
+    let mut tx = shared.db.begin(app.id).await?;
+    // One more than asked for tells whether there is another page.
+    let more = Page {
+        limit: page.limit + 1,
+        ..page
+    };
+    let mut found = rooms::list(&mut tx, app.id, &filter, more).await?;
+    let total_count = rooms::count(&mut tx, app.id, &filter).await?;
+    drop(tx);
+    let asked = usize::try_from(page.limit).unwrap_or_default();
+    let is_last = found.len() <= asked;
+    found.truncate(asked);
+    let next = found.last().filter(|_| !is_last).map(|room| room.id);
+    let data = found
+        .into_iter()
+        .map(|room| RoomView::new(room, &shared.master_key))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((HeaderName::from_static("x-total-count"), total_count));
+    if let Some(next) = next {
+        response.insert_header((header::LINK, next_link(&request, page.limit, next)));
+    }
+    Ok(response.json(match query.limit {
+        None => RoomList::Array(data),
+        Some(_) => RoomList::Page(RoomPage {
+            data,
+            total_count,
+            next_cursor: next.map(|id| id.to_string()),
+        }),
+    }))
 }
 
 /// Delete a room
 ///
 /// A meeting that runs in it ends. The name is free again.
-#[utoipa::path(tag = "rooms", params(("roomName" = String, Path, description = "The room's name", example = "standup")),
-    security(("secretKey" = []), ("bearer" = [])), responses(
+#[utoipa::path(tag = "rooms", security(("secretKey" = []), ("bearer" = [])), params(
+    ("roomName" = String, Path, description = "The room's name", example = "standup"),
+    ("If-Match" = Option<String>, Header, description = "`ETag` of the room as you know it"),
+), responses(
     (status = 200, description = "The room is archived", body = Done),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
     (status = 404, description = "`ROOM_NOT_FOUND`", body = ApiError),
+    (status = 412, description = "`ROOM_CHANGED`: it is not as `If-Match` says", body = ApiError),
 ))]
 #[delete("/api/v1/room/{roomName}")]
 pub async fn delete_room(
     shared: Data<Shared>,
     app: AuthenticatedApp,
+    request: HttpRequest,
     name: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let name = existing(&name)?;
+    let expected = expected(&request)?;
     let mut tx = shared.db.begin(app.id).await?;
-    rooms::archive(&mut tx, app.id, &name, shared.clock.now())
+    rooms::archive(&mut tx, app.id, &name, &expected, shared.clock.now())
         .await?
         .ok_or_else(ApiError::room_not_found)?;
     tx.commit().await?;
@@ -206,143 +364,256 @@ fn existing(name: &str) -> Result<RoomName, ApiError> {
     name.parse().map_err(|_| ApiError::room_not_found())
 }
 
-impl CreateRoom {
-    /// The room that is meant. The error names every bad field at once.
-    fn parse(self, reach: webhooks::Reach) -> Result<NewRoom, ApiError> {
+fn unknown(given: &Map<String, Value>) -> Warnings {
+    let known: Vec<&str> = rooms::NAMES
+        .iter()
+        .chain(OWN_NAMES)
+        .chain(ANSWERED_NAMES)
+        .copied()
+        .collect();
+    Warnings::unknown_fields(given, &known)
+}
+
+fn answer(
+    room: Room,
+    master_key: &MasterKey,
+    warnings: &Warnings,
+) -> Result<HttpResponse, ApiError> {
+    let mut response = HttpResponse::Ok();
+    response.insert_header(header::ETag(entity_tag(&room)));
+    let mut response = response.json(RoomView::new(room, master_key)?);
+    warnings.tell(response.headers_mut());
+    Ok(response)
+}
+
+/// The tag of a room's version, different for every change of every room.
+fn entity_tag(room: &Room) -> EntityTag {
+    EntityTag::new_strong(format!("{}-{}", room.id, room.version))
+}
+
+/// What `If-Match` asks of the room.
+fn expected(request: &HttpRequest) -> Result<Expected, ApiError> {
+    if !request.headers().contains_key(header::IF_MATCH) {
+        return Ok(Expected::Anything);
+    }
+    let version = |tag: &EntityTag| {
+        let (id, version) = tag.tag().split_once('-').filter(|_| !tag.weak)?;
+        Some((id.parse::<RoomId>().ok()?, version.parse::<i32>().ok()?))
+    };
+    match IfMatch::parse(request).map_err(|_| malformed("If-Match"))? {
+        IfMatch::Any => Ok(Expected::Anything),
+        IfMatch::Items(tags) => Ok(Expected::OneOf(tags.iter().filter_map(version).collect())),
+    }
+}
+
+fn malformed(name: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "{name} must be a list of entity tags, such as \"61005784c3c9104421af1534-0\", or *"
+    ))
+}
+
+/// The next page, without the key that the request may have had in its query.
+fn next_link(request: &HttpRequest, limit: i64, next: RoomId) -> String {
+    let given = url::form_urlencoded::parse(request.query_string().as_bytes());
+    let kept = given.filter(|(name, _)| !matches!(&**name, "secretKey" | "limit" | "cursor"));
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(kept)
+        .append_pair("limit", &limit.to_string())
+        .append_pair("cursor", &next.to_string())
+        .finish();
+    format!("</api/v1/rooms?{query}>; rel=\"next\"")
+}
+
+/// A room that is asked for, its password not hashed yet.
+#[derive(Debug)]
+struct Wanted {
+    change: RoomChange,
+    password: Option<Option<Password>>,
+}
+
+impl Wanted {
+    /// The room that is meant.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_REQUEST` with every bad field at once.
+    fn read(given: &Map<String, Value>, reach: webhooks::Reach) -> Result<Self, ApiError> {
         let mut fields = Fields::default();
-        let given = |url: Option<String>| url.filter(|url| !url.is_empty() && url != PLACEHOLDER);
-        let mut url = |field, url| {
-            let url = given(url)?;
-            let checked = webhooks::check_url(&url, reach).map(|url| url.to_string());
-            fields.take(field, checked)
+        // `Some(None)`: given, and empty.
+        let mut text = |field: &str| -> Option<Option<&str>> {
+            match given.get(field)? {
+                Value::Null => Some(None),
+                Value::String(text) => Some(Some(text)),
+                _ => {
+                    fields.wrong(field, "must be text");
+                    None
+                }
+            }
         };
-        let webhooks = RoomUrls {
-            meeting_join: url("meetingJoinWebhook", self.meeting_join_webhook),
-            meeting_left: url("meetingLeftWebhook", self.meeting_left_webhook),
-            meeting_started: url("meetingStartedWebhook", self.meeting_started_webhook),
-            meeting_ended: url("meetingEndedWebhook", self.meeting_ended_webhook),
-        };
-        let name = self.room_name.filter(|name| !name.is_empty());
+        let (name, password, rtmp) = (text("roomName"), text("password"), text("rtmpOutURL"));
+        let urls = WEBHOOKS.map(|field| (field, text(field)));
+        let name = name.flatten().filter(|name| !name.is_empty());
         let name = name.and_then(|name| fields.take("roomName", name.parse::<RoomName>()));
-        let mut number = |field, value: Option<i64>, most: i64, hint: &str| {
-            let value = value.filter(|value| *value != 0)?;
-            let fits = (1..=most).contains(&value);
-            fields.take(
-                field,
-                if fits {
-                    Ok(value)
-                } else {
-                    Err(format!("must be from 0 to {most}{hint}"))
-                },
-            )
+        let password = password.map(|password| {
+            let password = password.filter(|password| !password.is_empty())?;
+            fields.take("password", password.parse::<Password>())
+        });
+        let rtmp_out_url = rtmp.map(|url| {
+            let url = url.filter(|url| !is_blank(url))?;
+            fields.take("rtmpOutURL", url.parse::<RtmpUrl>())
+        });
+        let [meeting_join, meeting_left, meeting_started, meeting_ended] =
+            urls.map(|(field, url)| {
+                url.map(|url| {
+                    let url = url.filter(|url| !is_blank(url))?;
+                    fields
+                        .take(field, webhooks::check_url(url, reach))
+                        .map(|url| url.to_string())
+                })
+            });
+        let rules = RulesChange::read(given, |field, right| fields.wrong(field, right));
+        fields.check()?;
+        let webhooks = RoomUrlsChange {
+            meeting_join,
+            meeting_left,
+            meeting_started,
+            meeting_ended,
         };
-        let expires = number(
-            "expireUnixSec",
-            self.expire_unix_sec,
-            LATEST_UNIX_SEC,
-            ", a unix time in seconds",
-        );
-        let limit = number(
-            "ejectAfterElapsedTimeInSec",
-            self.eject_after_elapsed_time_in_sec,
-            i32::MAX.into(),
-            "",
-        );
-        let places = number(
-            "maxParticipants",
-            self.max_participants,
-            MOST_PARTICIPANTS,
-            "",
-        );
-        if !fields.0.is_empty() {
-            return Err(ApiError::fields(fields.0));
-        }
-        let rules = Rules {
-            privacy: self.privacy.unwrap_or(Privacy::Public).into(),
-            expires_at: expires.and_then(|seconds| DateTime::from_timestamp(seconds, 0)),
-            eject_at_expiry: self.eject_at_room_exp.unwrap_or(false),
-            eject_after: limit.map(TimeDelta::seconds),
-            max_participants: places.and_then(|places| u32::try_from(places).ok()),
-            auto_join: self.auto_join.unwrap_or(false),
-        };
-        Ok(NewRoom {
+        let change = RoomChange {
             name,
             rules,
             webhooks,
-        })
+            password: None,
+            rtmp_out_url,
+        };
+        Ok(Self { change, password })
+    }
+
+    /// The same with its password hashed.
+    async fn change(self) -> Result<RoomChange, ApiError> {
+        let Self {
+            mut change,
+            password,
+        } = self;
+        change.password = match password {
+            Some(Some(password)) => {
+                let hash = password.hash(&mut rand::rng()).await;
+                Some(Some(hash.map_err(|error| ApiError::internal(&error))?))
+            }
+            Some(None) => Some(None),
+            None => None,
+        };
+        Ok(change)
     }
 }
 
-/// Collects what is wrong.
-#[derive(Default)]
-struct Fields(Vec<FieldError>);
-
-impl Fields {
-    fn take<T, E: ToString>(&mut self, field: &str, outcome: Result<T, E>) -> Option<T> {
-        outcome
-            .map_err(|error| {
-                self.0.push(FieldError {
-                    field: field.to_owned(),
-                    message: error.to_string(),
-                })
-            })
-            .ok()
+impl ListRooms {
+    fn read(&self) -> Result<(Filter, Page), ApiError> {
+        let mut fields = Fields::default();
+        let limit = self.limit.as_ref().and_then(|limit| {
+            let limit = limit
+                .parse()
+                .ok()
+                .filter(|limit| (1..=MOST_LISTED).contains(limit));
+            fields.take(
+                "limit",
+                limit.ok_or(format!("must be from 1 to {MOST_LISTED}")),
+            )
+        });
+        let after = self.cursor.as_ref().and_then(|cursor| {
+            let cursor = cursor.parse::<RoomId>();
+            fields.take(
+                "cursor",
+                cursor.map_err(|_| "must be the nextCursor of a page"),
+            )
+        });
+        let privacy = self.privacy.as_ref().and_then(|privacy| {
+            fields.take("privacy", Privacy::read(&Value::from(privacy.as_str())))
+        });
+        let is_live = self.is_live.as_ref().and_then(|is_live| {
+            let is_live = is_live.parse::<bool>();
+            fields.take("isLive", is_live.map_err(|_| "must be true or false"))
+        });
+        let mut instant = |field, given: &Option<String>| -> Option<DateTime<Utc>> {
+            let seconds = given
+                .as_ref()?
+                .parse::<i64>()
+                .map_or(Value::Null, Value::from);
+            let read: Option<Option<UnixSec>> = fields.take(field, Property::read(&seconds));
+            read.flatten().map(|UnixSec(at)| at)
+        };
+        let filter = Filter {
+            name_prefix: self.name_prefix.clone().filter(|prefix| !prefix.is_empty()),
+            privacy,
+            created_from: instant("createdFromUnixSec", &self.created_from_unix_sec),
+            created_until: instant("createdUntilUnixSec", &self.created_until_unix_sec),
+            is_live,
+        };
+        fields.check()?;
+        let limit = limit.unwrap_or(MOST_LISTED);
+        Ok((filter, Page { after, limit }))
     }
 }
 
-impl From<Privacy> for rooms::Privacy {
-    fn from(privacy: Privacy) -> Self {
-        match privacy {
-            Privacy::Public => Self::Public,
-            Privacy::Private => Self::Private,
-        }
-    }
-}
-
-impl From<rooms::Privacy> for Privacy {
-    fn from(privacy: rooms::Privacy) -> Self {
-        match privacy {
-            rooms::Privacy::Public => Self::Public,
-            rooms::Privacy::Private => Self::Private,
-        }
-    }
-}
-
-impl From<Room> for RoomView {
-    fn from(room: Room) -> Self {
+impl RoomView {
+    fn new(room: Room, master_key: &MasterKey) -> Result<Self, ApiError> {
+        let rtmp_out_url = room
+            .rtmp_out_url(master_key)
+            .map_err(|error| ApiError::internal(&error))?;
         let Room {
             id,
             app_id,
             name,
             rules,
             webhooks,
+            password,
+            version,
             created_at,
+            archived_at,
+            ..
         } = room;
-        Self {
+        Ok(Self {
             id: id.to_string(),
             app: app_id.to_string(),
             room_name: name.to_string(),
-            privacy: rules.privacy.into(),
-            expire_unix_sec: rules.expires_at.map(|at| at.timestamp()),
-            eject_at_room_exp: rules.eject_at_expiry,
-            eject_after_elapsed_time_in_sec: rules.eject_after.map(|limit| limit.num_seconds()),
-            max_participants: rules.max_participants,
-            auto_join: rules.auto_join,
             meeting_join_webhook: webhooks.meeting_join,
             meeting_left_webhook: webhooks.meeting_left,
             meeting_started_webhook: webhooks.meeting_started,
             meeting_ended_webhook: webhooks.meeting_ended,
-            lang: "en",
-            archived: false,
+            has_password: password.is_some(),
+            rtmp_out_url: rtmp_out_url.map(|url| url.reveal().to_owned()),
+            rules,
+            archived: archived_at.is_some(),
             created: created_at.to_rfc3339_opts(SecondsFormat::Millis, true),
-            version: 0,
-        }
+            version,
+        })
     }
 }
 
-/// What Metered's documentation prints where a URL goes: sent as it is printed, it is not one.
-const PLACEHOLDER: &str = "string";
-/// The end of the year 9999. What is later was most likely meant in milliseconds.
-const LATEST_UNIX_SEC: i64 = 253_402_300_799;
-/// Beyond what one meeting can hold.
-const MOST_PARTICIPANTS: i64 = 100_000;
+fn without_nulls<S: Serializer>(rules: &Rules, serializer: S) -> Result<S::Ok, S::Error> {
+    let value = serde_json::to_value(rules).map_err(serde::ser::Error::custom)?;
+    let all = value.as_object().into_iter().flatten();
+    serializer.collect_map(all.filter(|(_, value)| !value.is_null()))
+}
+
+/// The webhook URLs, in the order of [`RoomUrlsChange`].
+const WEBHOOKS: [&str; 4] = [
+    "meetingJoinWebhook",
+    "meetingLeftWebhook",
+    "meetingStartedWebhook",
+    "meetingEndedWebhook",
+];
+/// Fields of a request that are no rules.
+const OWN_NAMES: &[&str] = &[
+    "roomName",
+    "password",
+    "rtmpOutURL",
+    WEBHOOKS[0],
+    WEBHOOKS[1],
+    WEBHOOKS[2],
+    WEBHOOKS[3],
+];
+/// Fields of an answer alone: whoever sends a room back as they got it means nothing by them.
+const ANSWERED_NAMES: &[&str] = &["_id", "app", "archived", "created", "hasPassword", "__v"];
+/// Rooms on a page at most, and without `limit`.
+const MOST_LISTED: i64 = 1000;

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     id::{AppId, RoomId},
-    rooms::{Privacy, Rules},
+    rooms::{
+        Rules,
+        property::{Delay, Seconds, UnixSec},
+    },
     webhooks::RoomUrls,
 };
 
@@ -37,7 +40,11 @@ impl Simulated {
             name: "standup".parse().unwrap(),
             rules,
             webhooks: RoomUrls::default(),
+            password: None,
+            rtmp_out_url: None,
+            version: 0,
             created_at: start(),
+            archived_at: None,
         };
         let state = State {
             id: MeetingId::from_bytes([3; 12]),
@@ -188,18 +195,11 @@ impl Simulated {
 }
 
 fn rules() -> Rules {
-    Rules {
-        privacy: Privacy::Public,
-        expires_at: None,
-        eject_at_expiry: false,
-        eject_after: None,
-        max_participants: None,
-        auto_join: false,
-    }
+    Rules::default()
 }
 
-fn seconds(seconds: i64) -> TimeDelta {
-    TimeDelta::seconds(seconds)
+fn seconds(seconds: impl Into<i64>) -> TimeDelta {
+    TimeDelta::seconds(seconds.into())
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_meeting_that_nobody_came_into_is_abandoned_and_nobody_is_told() {
 #[test]
 fn what_fires_late_is_dated_when_it_was_due() {
     let mut meeting = Simulated::new(Rules {
-        eject_after: Some(seconds(60)),
+        eject_after: Some(Seconds::new(60)),
         ..rules()
     });
     meeting.join(false).unwrap();
@@ -267,7 +267,7 @@ fn whoever_was_away_before_a_crash_left_at_the_loss_of_their_own_connection() {
 #[test]
 fn whoever_is_away_when_their_time_is_up_left_when_their_connection_was_lost() {
     let mut meeting = Simulated::new(Rules {
-        eject_after: Some(seconds(60)),
+        eject_after: Some(Seconds::new(60)),
         ..rules()
     });
     meeting.join(true).unwrap();
@@ -323,11 +323,91 @@ fn what_a_replaced_connection_still_says_is_nobodys() {
     assert!(meeting.state.find(id(1)).unwrap().away.is_none());
 }
 
+/// The room as it is after a change of its rules.
+fn changed(room: &Room, change: impl FnOnce(&mut Rules)) -> Input {
+    let mut room = room.clone();
+    room.version += 1;
+    change(&mut room.rules);
+    Input::Rules(Box::new(room))
+}
+
+#[test]
+fn a_limit_that_moves_moves_for_those_who_are_in() {
+    let mut meeting = Simulated::new(rules());
+    meeting.join(false).unwrap();
+    meeting.now += seconds(100);
+    meeting.join(false).unwrap();
+    let shorter = changed(&meeting.state.room, |rules| {
+        rules.eject_after = Some(Seconds::new(60));
+    });
+    meeting.input(&shorter).unwrap();
+    meeting.advance(seconds(30), TimeDelta::zero());
+    // Nobody is put out before the rule was made, however long they had been in.
+    assert_eq!(meeting.stays(), [(id(1), 100_000, LeaveReason::TimeLimit)]);
+    let longer = changed(&meeting.state.room, |rules| rules.eject_after = None);
+    meeting.input(&longer).unwrap();
+    meeting.advance(seconds(3600), TimeDelta::zero());
+    assert_eq!(meeting.stays().len(), 1);
+}
+
+#[test]
+fn an_expiry_that_moves_moves_for_the_meeting_that_runs() {
+    let mut meeting = Simulated::new(rules());
+    meeting.join(false).unwrap();
+    let expiry = start() + seconds(60);
+    let expiring = changed(&meeting.state.room, |rules| {
+        rules.expires = Some(UnixSec(expiry));
+        rules.eject_at_expiry = true;
+    });
+    meeting.input(&expiring).unwrap();
+    meeting.advance(seconds(60), TimeDelta::zero());
+    assert_eq!(meeting.end(), Some((expiry, EndReason::RoomExpired)));
+}
+
+#[test]
+fn what_was_read_before_a_change_does_not_undo_it() {
+    let mut meeting = Simulated::new(rules());
+    let before = meeting.state.room.clone();
+    meeting.join(false).unwrap();
+    let full = changed(&before, |rules| rules.max_participants = Some(1));
+    meeting.input(&full).unwrap();
+    meeting
+        .input(&Input::Rules(Box::new(before.clone())))
+        .unwrap();
+    let late = JoinRequest {
+        participant: id(9),
+        connection: Connection(9),
+        name: "late".to_owned(),
+        resume: None,
+        room: before,
+    };
+    let refusal = meeting.input(&Input::Join(Box::new(late))).err();
+    assert_eq!(refusal, Some(Refusal::RoomFull));
+}
+
+#[test]
+fn a_meeting_waits_for_somebody_as_long_as_its_room_says() {
+    for (wait, ends) in [(0, 0), (10, 10), (300, 300)] {
+        let mut meeting = Simulated::new(Rules {
+            end_when_empty_after: Delay::new(wait),
+            ..rules()
+        });
+        // The join that opened it is on its way, however short the wait is.
+        meeting.now += seconds(5);
+        meeting.advance(TimeDelta::zero(), TimeDelta::zero());
+        meeting.join(false).unwrap();
+        meeting.leave(1).unwrap();
+        meeting.advance(seconds(400), TimeDelta::zero());
+        let end = start() + seconds(5 + ends);
+        assert_eq!(meeting.end(), Some((end, EndReason::Empty)));
+    }
+}
+
 #[test]
 fn a_room_that_expires_ends_its_meeting_without_being_told() {
     let expiry = start() + seconds(60);
     let rules = Rules {
-        expires_at: Some(expiry),
+        expires: Some(UnixSec(expiry)),
         eject_at_expiry: true,
         ..rules()
     };
@@ -415,9 +495,9 @@ proptest! {
     fn in_any_meeting_places_are_kept_stays_are_whole_and_nothing_is_early(
         steps in steps(),
         places in proptest::option::of(1..4_u32),
-        limit in proptest::option::of(1..90_i64),
+        limit in proptest::option::of(1..90_u32),
     ) {
-        let rules = Rules { max_participants: places, eject_after: limit.map(seconds), ..rules() };
+        let rules = Rules { max_participants: places, eject_after: limit.map(Seconds::new), ..rules() };
         let mut meeting = Simulated::new(rules);
         let mut alive = meeting.now;
         for step in steps {
@@ -473,7 +553,8 @@ proptest! {
                     prop_assert!(*at >= last_left, "ended before its last leave");
                 }
                 Fact::Started { .. } => prop_assert_eq!(announced, 1, "started once, and first"),
-                Fact::WentAway { .. } | Fact::CameBack { .. } | Fact::Showed { .. } | Fact::Connected(_) | Fact::Ruled(_) => {}
+                Fact::WentAway { .. } | Fact::CameBack { .. } | Fact::Limited { .. } | Fact::Showed { .. } | Fact::Connected(_)
+                | Fact::Ruled(_) => {}
             }
         }
         prop_assert_eq!(meeting.state.next_seq, announced + 1);
