@@ -10,6 +10,7 @@ pub mod http;
 pub mod signaling;
 
 pub mod apps;
+pub mod idempotency;
 pub mod meetings;
 pub mod rooms;
 pub mod usage;

@@ -115,6 +115,16 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "ROOM_NOT_FOUND", "room not found")
     }
 
+    /// The `Idempotency-Key` came with another request before.
+    pub fn idempotency_key_reused() -> Self {
+        let message = "this Idempotency-Key came with another request within the last 24 hours: use a new one";
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "IDEMPOTENCY_KEY_REUSED",
+            message,
+        )
+    }
+
     /// The path has nothing.
     pub fn not_found(method: &Method, path: &str) -> Self {
         let message = format!("there is nothing at {method} {path}; see /docs");
@@ -124,6 +134,11 @@ impl ApiError {
     /// Not at the moment: the server starts, or stops.
     pub fn unavailable(message: &'static str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// Whether it says that something is not there.

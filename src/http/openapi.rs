@@ -54,6 +54,8 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(v1::rooms::update_room)
         .service(v1::rooms::get_room)
         .service(v1::rooms::list_rooms)
+        .service(v1::batch::create_rooms)
+        .service(v1::batch::delete_rooms)
         .service(v1::rooms::delete_room)
         .service(health::health)
         .service(health::ready);

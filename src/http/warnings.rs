@@ -33,6 +33,11 @@ impl Warnings {
         Self(warnings)
     }
 
+    /// All of them.
+    pub fn into_texts(self) -> Vec<String> {
+        self.0
+    }
+
     /// Adds the header, where there is something to tell.
     pub fn tell(&self, headers: &mut HeaderMap) {
         if self.0.is_empty() {

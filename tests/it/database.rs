@@ -7,6 +7,7 @@ use plenum::{
     db::{self, Db},
     id::AppId,
 };
+use reqwest::Method;
 use serde_json::json;
 use sqlx::{Executor, PgConnection, PgPool, PgTransaction, postgres::PgConnectOptions};
 
@@ -35,7 +36,9 @@ async fn the_role_of_operations_sees_the_rows_of_one_tenant_and_none_without(poo
     let expires = test.now().timestamp() + 3600;
     let room =
         json!({ "roomName": "standup", "meetingLeftWebhook": nobody, "expireUnixSec": expires });
-    test.room(room).await;
+    let key = [("idempotency-key", "once")];
+    test.send(Method::POST, "/api/v1/room", &key, Some(&room))
+        .await;
     test.join("standup", "Ann").await.close(1000).await;
     test.events_until("participantLeft").await;
     soon("an attempt", async {

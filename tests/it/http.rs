@@ -195,7 +195,7 @@ async fn a_method_that_a_path_has_not_is_refused_with_those_that_it_has(pool: Pg
     let test = TestApp::new(pool).await;
     for (path, allowed) in [
         ("/api/v1/room", "POST, OPTIONS"),
-        ("/api/v1/room/standup", "GET, HEAD, DELETE, OPTIONS"),
+        ("/api/v1/room/standup", "GET, HEAD, PUT, DELETE, OPTIONS"),
         ("/health", "GET, HEAD, OPTIONS"),
         ("/standup", "GET, HEAD, OPTIONS"),
         ("/ws", "GET, HEAD, OPTIONS"),
@@ -208,7 +208,7 @@ async fn a_method_that_a_path_has_not_is_refused_with_those_that_it_has(pool: Pg
             let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             Answer::to(&test, &request).await
         };
-        let refused = ask("PUT").await;
+        let refused = ask("PATCH").await;
         assert_eq!(
             (refused.status, refused.code().as_str()),
             (405, "METHOD_NOT_ALLOWED"),

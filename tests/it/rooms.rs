@@ -637,3 +637,173 @@ async fn a_meeting_follows_the_changes_of_its_room(pool: PgPool) {
     test.advance(chrono::TimeDelta::seconds(60));
     assert_eq!(ann.ended().await, "roomExpired");
 }
+
+#[sqlx::test]
+async fn asking_twice_under_one_idempotency_key_creates_one_room(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let post = async |key: &str, body: Value| {
+        test.send(
+            Method::POST,
+            "/api/v1/room",
+            &[("idempotency-key", key)],
+            Some(&body),
+        )
+        .await
+    };
+    let body = json!({ "maxParticipants": 3, "title": "Stand-up" });
+    // At once, too: the later ones wait for the first.
+    let asked = (0..8).map(|_| post("first", body.clone()));
+    let answers = futures_util::future::join_all(asked).await;
+    let replays = answers.iter().filter(|(status, headers, room)| {
+        assert_eq!(
+            (*status, &room["_id"]),
+            (StatusCode::OK, &answers[0].2["_id"])
+        );
+        headers.get("idempotent-replayed").is_some()
+    });
+    assert_eq!(replays.count(), 7);
+
+    let reordered: Value =
+        serde_json::from_str(r#"{ "title": "Stand-up",  "maxParticipants": 3 }"#).unwrap();
+    assert_eq!(post("first", reordered).await.2["_id"], answers[0].2["_id"]);
+    let (status, _, error) = post("first", json!({ "title": "Retro" })).await;
+    assert_eq!(
+        (status, &error["code"]),
+        (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &json!("IDEMPOTENCY_KEY_REUSED")
+        )
+    );
+    assert_ne!(
+        post("second", body.clone()).await.2["_id"],
+        answers[0].2["_id"]
+    );
+    let other = test.another_app("other").await;
+    let url = format!("http://{}/api/v1/room", test.address);
+    let foreign = reqwest::Client::new()
+        .post(url)
+        .bearer_auth(&other.key)
+        .header("idempotency-key", "first");
+    let foreign: Value = foreign.send().await.unwrap().json().await.unwrap();
+    assert_eq!(
+        foreign["app"],
+        other.app.id.to_string(),
+        "an app's keys are its own"
+    );
+    for wrong in ["", "a b", &"x".repeat(256)] {
+        assert_eq!(
+            post(wrong, body.clone()).await.0,
+            StatusCode::BAD_REQUEST,
+            "{wrong:?}"
+        );
+    }
+
+    test.advance(chrono::TimeDelta::hours(24) + chrono::TimeDelta::seconds(1));
+    assert_ne!(
+        post("first", body.clone()).await.2["_id"],
+        answers[0].2["_id"]
+    );
+    let left: Vec<String> =
+        sqlx::query_scalar("select key from idempotency_keys where app_id = $1")
+            .bind(test.app.app.id.as_bytes())
+            .fetch_all(&test.pool)
+            .await
+            .unwrap();
+    assert_eq!(left, ["first"], "keys are forgotten after a day");
+}
+
+#[sqlx::test]
+async fn a_request_that_came_to_nothing_leaves_its_idempotency_key_free(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let post = async |name: &str| {
+        let headers = [("idempotency-key", "key")];
+        test.send(
+            Method::POST,
+            "/api/v1/room",
+            &headers,
+            Some(&json!({ "roomName": name })),
+        )
+        .await
+    };
+    assert_eq!(post("standup").await.2["code"], "ROOM_NAME_TAKEN");
+    assert_eq!(post("retro").await.0, StatusCode::OK);
+}
+
+#[sqlx::test]
+async fn many_rooms_are_created_and_deleted_each_by_itself(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "taken" })).await;
+    let path = "/api/v1/rooms/batch-create";
+    let body = json!({ "rooms": [
+        { "roomName": "monday", "colour": "red" }, { "roomName": "taken" }, { "maxParticipants": -1 }, {},
+    ] });
+    let headers = [("idempotency-key", "week")];
+    let (status, _, made) = test.send(Method::POST, path, &headers, Some(&body)).await;
+    assert_eq!(status, StatusCode::OK, "{made}");
+    let results = made["results"].as_array().unwrap();
+    let statuses: Vec<i64> = results
+        .iter()
+        .map(|result| result["status"].as_i64().unwrap())
+        .collect();
+    assert_eq!(statuses, [200, 400, 400, 200]);
+    assert_eq!(results[0]["result"]["roomName"], "monday");
+    assert!(
+        results[0]["warnings"][0]
+            .as_str()
+            .unwrap()
+            .contains("colour")
+    );
+    assert_eq!(results[1]["error"]["code"], "ROOM_NAME_TAKEN");
+    assert_eq!(results[2]["error"]["errors"][0]["field"], "maxParticipants");
+
+    // Asked again, what was done stays and what was not is tried again.
+    test.delete("/api/v1/room/taken").await;
+    let (_, _, again) = test.send(Method::POST, path, &headers, Some(&body)).await;
+    assert_eq!(
+        again["results"][0]["result"]["_id"],
+        results[0]["result"]["_id"]
+    );
+    assert_eq!(
+        again["results"][3]["result"]["_id"],
+        results[3]["result"]["_id"]
+    );
+    assert_eq!(again["results"][1]["status"], 200);
+
+    let names = json!({ "roomNames": ["monday", "nowhere", "taken"] });
+    let (status, gone) = test.post("/api/v1/rooms/batch-delete", &names).await;
+    assert_eq!(status, StatusCode::OK);
+    let statuses: Vec<i64> = gone["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["status"].as_i64().unwrap())
+        .collect();
+    assert_eq!(statuses, [200, 404, 200]);
+    let other = test.another_app("other").await;
+    let left = json!({ "roomNames": [again["results"][3]["result"]["roomName"]] });
+    let (_, foreign) = test
+        .call(
+            &other,
+            Method::POST,
+            "/api/v1/rooms/batch-delete",
+            Some(&left),
+        )
+        .await;
+    assert_eq!(foreign["results"][0]["error"]["code"], "ROOM_NOT_FOUND");
+
+    for (path, wrong) in [
+        (path, json!({})),
+        (path, json!({ "rooms": [] })),
+        (path, json!({ "rooms": vec![json!({}); 101] })),
+        ("/api/v1/rooms/batch-delete", json!({ "roomNames": [] })),
+        ("/api/v1/rooms/batch-delete", json!({ "roomNames": [1] })),
+    ] {
+        let (status, error) = test.post(path, &wrong).await;
+        assert_eq!(
+            (status, &error["code"]),
+            (StatusCode::BAD_REQUEST, &json!("INVALID_REQUEST")),
+            "{wrong}"
+        );
+    }
+}

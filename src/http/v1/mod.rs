@@ -1,3 +1,4 @@
 //! The main API, in Metered's shapes.
 
+pub mod batch;
 pub mod rooms;

@@ -2,7 +2,7 @@
 
 use actix_web::{
     HttpRequest, HttpResponse, delete, get,
-    http::header::{self, EntityTag, Header, HeaderName, IfMatch, IfNoneMatch},
+    http::header::{self, EntityTag, Header, HeaderName, HeaderValue, IfMatch, IfNoneMatch},
     post, put,
     web::{Data, Path, Query},
 };
@@ -19,7 +19,8 @@ use crate::{
         error::{ApiError, Fields},
         warnings::Warnings,
     },
-    id::RoomId,
+    id::{AppId, RoomId},
+    idempotency::{self, Claim},
     rooms::{
         self, Expected, Filter, Page, Password, Privacy, Room, RoomChange, RoomName,
         RoomUrlsChange, RtmpUrl, Rules, RulesChange,
@@ -172,27 +173,39 @@ pub struct Done {
 ///
 /// The room lasts until it is deleted; meetings come and go in it. Send people its link: your host, and the room's name.
 /// Fields that are not known are ignored, and told in `Plenum-Warnings`.
-#[utoipa::path(tag = "rooms", request_body = RoomProperties, security(("secretKey" = []), ("bearer" = [])), responses(
+///
+/// With `Idempotency-Key`, asking again within 24 hours creates nothing more: the answer is the room that was created then,
+/// as it is now, with `Idempotent-Replayed: true`.
+#[utoipa::path(tag = "rooms", request_body = RoomProperties, security(("secretKey" = []), ("bearer" = [])), params(
+    ("Idempotency-Key" = Option<String>, Header, description = "Your name for this request: 1 to 255 characters"),
+), responses(
     (status = 200, description = "The new room, flat", body = RoomView, headers(
         ("ETag" = String, description = "Tag of this version of the room, for `If-Match`"),
         ("Plenum-Warnings" = String, description = "What was ignored, as a list of strings"),
+        ("Idempotent-Replayed" = String, description = "`true` if this `Idempotency-Key` had created the room before"),
     )),
     (status = 400, description = "`INVALID_REQUEST`, `ROOM_NAME_TAKEN`", body = ApiError),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
     (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
+    (status = 422, description = "`IDEMPOTENCY_KEY_REUSED`: the key came with another request before", body = ApiError),
 ))]
 #[post("/api/v1/room")]
 pub async fn create_room(
     shared: Data<Shared>,
     app: AuthenticatedApp,
+    request: HttpRequest,
     Body(given): Body<Map<String, Value>>,
 ) -> Result<HttpResponse, ApiError> {
-    let change = Wanted::read(&given, shared.reach)?.change().await?;
-    let mut tx = shared.db.begin(app.id).await?;
-    let (now, rng) = (shared.clock.now(), &mut rand::rng());
-    let room = rooms::create(&mut tx, app.id, change, &shared.master_key, now, rng).await?;
-    tx.commit().await?;
-    answer(room, &shared.master_key, &unknown(&given))
+    let key = idempotency_key(&request)?;
+    let created = create(&shared, app.id, &given, key.as_ref()).await?;
+    let mut response = answer(created.room, &shared.master_key, &unknown(&given))?;
+    if created.is_replayed {
+        let name = HeaderName::from_static("idempotent-replayed");
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static("true"));
+    }
+    Ok(response)
 }
 
 /// Change a room
@@ -345,18 +358,78 @@ pub async fn delete_room(
     request: HttpRequest,
     name: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let name = existing(&name)?;
-    let expected = expected(&request)?;
-    let mut tx = shared.db.begin(app.id).await?;
-    rooms::archive(&mut tx, app.id, &name, &expected, shared.clock.now())
+    archive(&shared, app.id, &name, &expected(&request)?).await?;
+    Ok(HttpResponse::Ok().json(Done::archived()))
+}
+
+/// What came of a wish for a room.
+pub(super) struct Created {
+    /// The room.
+    pub room: Room,
+    /// Whether the same request had created it before.
+    pub is_replayed: bool,
+}
+
+/// Creates the room that a body describes, once per `key`.
+pub(super) async fn create(
+    shared: &Shared,
+    app: AppId,
+    given: &Map<String, Value>,
+    key: Option<&idempotency::Key>,
+) -> Result<Created, ApiError> {
+    let change = Wanted::read(given, shared.reach)?.change().await?;
+    let (now, rng) = (shared.clock.now(), &mut rand::rng());
+    let mut tx = shared.db.begin(app).await?;
+    if let Some(key) = key {
+        let request = idempotency::Request::new("create room", given);
+        match idempotency::claim(&mut tx, app, key, request, now).await? {
+            Claim::New => {}
+            Claim::Done(room) => {
+                let room = rooms::get(&mut tx, app, room).await?;
+                return Ok(Created {
+                    room: room.ok_or_else(ApiError::room_not_found)?,
+                    is_replayed: true,
+                });
+            }
+            Claim::Other => return Err(ApiError::idempotency_key_reused()),
+        }
+    }
+    let room = rooms::create(&mut tx, app, change, &shared.master_key, now, rng).await?;
+    if let Some(key) = key {
+        idempotency::done(&mut tx, app, key, room.id).await?;
+    }
+    tx.commit().await?;
+    Ok(Created {
+        room,
+        is_replayed: false,
+    })
+}
+
+/// Archives the room of this name, and ends its meeting.
+pub(super) async fn archive(
+    shared: &Shared,
+    app: AppId,
+    name: &str,
+    expected: &Expected,
+) -> Result<(), ApiError> {
+    let name = existing(name)?;
+    let mut tx = shared.db.begin(app).await?;
+    rooms::archive(&mut tx, app, &name, expected, shared.clock.now())
         .await?
         .ok_or_else(ApiError::room_not_found)?;
     tx.commit().await?;
     shared.meetings.wake();
-    Ok(HttpResponse::Ok().json(Done {
-        success: true,
-        message: "Room successfully archived",
-    }))
+    Ok(())
+}
+
+/// The caller's name for the request, where it has one.
+pub(super) fn idempotency_key(request: &HttpRequest) -> Result<Option<idempotency::Key>, ApiError> {
+    let Some(given) = request.headers().get("idempotency-key") else {
+        return Ok(None);
+    };
+    let key = given.to_str().unwrap_or_default().parse();
+    key.map(Some)
+        .map_err(|error| ApiError::invalid(format!("Idempotency-Key {error}")))
 }
 
 /// The name of a room that may exist: a text that is no name is the name of no room.
@@ -364,7 +437,18 @@ fn existing(name: &str) -> Result<RoomName, ApiError> {
     name.parse().map_err(|_| ApiError::room_not_found())
 }
 
-fn unknown(given: &Map<String, Value>) -> Warnings {
+impl Done {
+    /// A room was deleted.
+    pub fn archived() -> Self {
+        Self {
+            success: true,
+            message: "Room successfully archived",
+        }
+    }
+}
+
+/// What a body says in vain.
+pub(super) fn unknown(given: &Map<String, Value>) -> Warnings {
     let known: Vec<&str> = rooms::NAMES
         .iter()
         .chain(OWN_NAMES)
@@ -556,7 +640,12 @@ impl ListRooms {
 }
 
 impl RoomView {
-    fn new(room: Room, master_key: &MasterKey) -> Result<Self, ApiError> {
+    /// The room as its app sees it.
+    ///
+    /// # Errors
+    ///
+    /// When a stored secret was sealed under another master key.
+    pub fn new(room: Room, master_key: &MasterKey) -> Result<Self, ApiError> {
         let rtmp_out_url = room
             .rtmp_out_url(master_key)
             .map_err(|error| ApiError::internal(&error))?;

@@ -1,0 +1,71 @@
+//! The only SQL that touches `idempotency_keys`.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::{Key, Request};
+use crate::id::{AppId, RoomId};
+
+/// Claims a key that is not known, or was last used before `forgotten`; whether it was so. With each claim a few of the
+/// app's keys that are forgotten are removed, which is more than come in.
+pub async fn claim(
+    conn: &mut PgConnection,
+    app: AppId,
+    key: &Key,
+    request: Request,
+    now: DateTime<Utc>,
+    forgotten: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    let result = sqlx::query!(
+        "with removed as (
+             delete from idempotency_keys where (app_id, key) in (
+                 select app_id, key from idempotency_keys
+                 where app_id = $1 and created_at < $5 and key <> $2
+                 order by created_at limit 4 for update skip locked)
+         )
+         insert into idempotency_keys (app_id, key, request, created_at) values ($1, $2, $3, $4)
+         on conflict (app_id, key) do update set request = excluded.request, room_id = null, created_at = excluded.created_at
+         where idempotency_keys.created_at < $5",
+        app as AppId,
+        key.0,
+        request.0.as_slice(),
+        now,
+        forgotten,
+    )
+    .execute(conn)
+    .await?;
+    Ok(result.rows_affected() == 1)
+}
+
+pub async fn find(
+    conn: &mut PgConnection,
+    app: AppId,
+    key: &Key,
+) -> sqlx::Result<(Request, Option<RoomId>)> {
+    let row = sqlx::query!(
+        r#"select request, room_id as "room_id: RoomId" from idempotency_keys where app_id = $1 and key = $2"#,
+        app as AppId,
+        key.0,
+    )
+    .fetch_one(conn)
+    .await?;
+    let request = row.request.try_into().unwrap_or_default();
+    Ok((Request(request), row.room_id))
+}
+
+pub async fn done(
+    conn: &mut PgConnection,
+    app: AppId,
+    key: &Key,
+    room: RoomId,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update idempotency_keys set room_id = $3 where app_id = $1 and key = $2",
+        app as AppId,
+        key.0,
+        room as RoomId,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
