@@ -10,7 +10,8 @@ use std::{
 use chrono::TimeDelta;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    ConnectOptions, Connection, Executor, PgConnection, PgPool, PgTransaction, Postgres,
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool, PgTransaction,
+    Postgres,
     migrate::Migrator,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -185,7 +186,7 @@ async fn take_roles(conn: &mut PgConnection, user: &str) -> Result<(), Error> {
         if can_be_set(conn, set).await? {
             continue;
         }
-        let grant = sqlx::AssertSqlSafe(format!("grant {role} to current_user{terms}"));
+        let grant = AssertSqlSafe(format!("grant {role} to current_user{terms}"));
         let granted = sqlx::query(grant).execute(&mut *conn).await;
         if !can_be_set(conn, set).await? {
             debug!(outcome = ?granted, role, "the role cannot be granted to ourselves");
@@ -217,6 +218,16 @@ impl Db {
             PgPoolOptions::new()
                 .max_connections(size)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
+                // One that was used this moment needs no question whether it still stands.
+                .test_before_acquire(false)
+                .before_acquire(|conn, meta| {
+                    Box::pin(async move {
+                        if meta.idle_for > TRUSTED_FOR {
+                            conn.ping().await?;
+                        }
+                        Ok(true)
+                    })
+                })
                 .after_connect(move |conn, _| {
                     Box::pin(async move {
                         conn.execute(role).await?;
@@ -233,12 +244,9 @@ impl Db {
 
     /// A transaction of `plenum_app` that sees the rows of `app` and no others.
     pub async fn begin(&self, app: AppId) -> sqlx::Result<PgTransaction<'static>> {
-        let mut tx = self.app.begin().await?;
-        sqlx::query("select set_config('plenum.app_id', $1, true)")
-            .bind(app.to_string())
-            .execute(&mut *tx)
-            .await?;
-        Ok(tx)
+        // One round trip. An id is hexadecimal digits alone.
+        let begin = format!("begin; select set_config('plenum.app_id', '{app}', true)");
+        self.app.begin_with(AssertSqlSafe(begin)).await
     }
 
     /// A connection of `plenum_system`.
@@ -317,5 +325,7 @@ const FORBIDDEN: &str = "42501";
 const SAMPLES: usize = 3;
 /// Clocks that are led by NTP differ by less.
 const WORRYING_OFFSET: TimeDelta = TimeDelta::milliseconds(250);
+/// For so long after its last use a connection is taken to stand.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// Long enough for a burst, short enough that a caller still hears of it.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
