@@ -91,6 +91,10 @@ ids! {
     AppId;
     /// A secret key of an app.
     SecretKeyId;
+    /// A token, with which somebody may join.
+    TokenId;
+    /// What an app's tokens are signed with.
+    TokenSecretId;
     /// A room's stored definition.
     RoomId;
     /// One run of a room.

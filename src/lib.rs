@@ -13,6 +13,7 @@ pub mod apps;
 pub mod idempotency;
 pub mod meetings;
 pub mod rooms;
+pub mod tokens;
 pub mod usage;
 
 pub mod deadlines;

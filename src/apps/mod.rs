@@ -4,7 +4,7 @@ mod keys;
 mod store;
 
 use chrono::{DateTime, Utc};
-use rand::Rng;
+use rand::{CryptoRng, Rng};
 use secrecy::SecretString;
 use sqlx::Connection;
 
@@ -13,6 +13,7 @@ use crate::{
     db,
     id::{AppId, SecretKeyId},
     sealed::{MasterKey, Sealed, Unsealable},
+    tokens,
     webhooks::{SigningSecret, signing},
 };
 
@@ -84,6 +85,9 @@ pub enum Error {
     /// A stored secret does not open.
     #[error(transparent)]
     Sealed(#[from] Unsealable),
+    /// No secret could be made for its tokens.
+    #[error(transparent)]
+    Tokens(#[from] tokens::Error),
     /// Postgres refused or is away.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -94,7 +98,7 @@ pub enum Error {
 #[error("an app's name is 1 to 63 of a-z, 0-9 and -, with no hyphen at either end")]
 pub struct MalformedName;
 
-/// Creates an app with its first key, both or neither.
+/// Creates an app with its first key and a secret for its tokens: all or nothing.
 ///
 /// # Errors
 ///
@@ -104,7 +108,7 @@ pub async fn create(
     new: &NewApp,
     master_key: &MasterKey,
     now: DateTime<Utc>,
-    rng: &mut impl Rng,
+    rng: &mut impl CryptoRng,
 ) -> Result<App, Error> {
     let id = AppId::new(now, rng);
     let secret = Sealed::seal(&new.webhook_secret, master_key, &signing::secret_place(&id))?;
@@ -112,6 +116,7 @@ pub async fn create(
     let mut tx = conn.begin().await?;
     store::insert(&mut tx, id, new, &secret, now).await?;
     store::insert_key(&mut tx, key, id, &new.key, now).await?;
+    tokens::create_secret(&mut tx, id, master_key, now, rng).await?;
     tx.commit().await?;
     Ok(App {
         id,

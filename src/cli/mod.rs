@@ -8,6 +8,7 @@ pub mod node;
 mod openapi;
 mod serve;
 mod storage;
+mod token;
 
 use std::{
     env::VarError,
@@ -47,6 +48,9 @@ enum Command {
     /// Create, list and revoke secret keys.
     #[command(subcommand)]
     Key(key::Command),
+    /// Rotate the secrets that apps' tokens are signed with.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -95,6 +99,7 @@ async fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
         }
         Command::App(command) => app::run(command).await,
         Command::Key(command) => key::run(command).await,
+        Command::Token(command) => token::run(command).await,
         Command::Openapi => openapi::run(),
     }
 }

@@ -17,16 +17,23 @@ use crate::{
 /// The app whose secret key the request carries, as `?secretKey=` or `Authorization: Bearer`.
 ///
 /// A handler that forgets it does not know the tenant.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AuthenticatedApp {
     /// The app.
     pub id: AppId,
+    /// Its name.
+    pub name: AppName,
 }
 
 /// The app on whose host the request came: `{app}.{base domain}`, or the default app on localhost, loopback addresses and
 /// the host of `PLENUM_PUBLIC_URL`.
 #[derive(Clone, Debug)]
 pub struct HostApp(pub App);
+
+/// The app on whose sub-domain the request came; `None` on a host that all apps share: the base domain, localhost, loopback
+/// addresses and the host of `PLENUM_PUBLIC_URL`.
+#[derive(Clone, Debug)]
+pub struct SubdomainApp(pub Option<App>);
 
 impl FromRequest for AuthenticatedApp {
     type Error = ApiError;
@@ -38,8 +45,8 @@ impl FromRequest for AuthenticatedApp {
             let shared = shared(&request)?;
             let key = secret_key(&request).ok_or_else(ApiError::unauthorized)?;
             let app = apps::authenticate(&mut shared.db.system().await?, &key).await?;
-            app.map(|app| Self { id: app.id })
-                .ok_or_else(ApiError::unauthorized)
+            let App { id, name, .. } = app.ok_or_else(ApiError::unauthorized)?;
+            Ok(Self { id, name })
         })
     }
 }
@@ -60,6 +67,30 @@ impl FromRequest for HostApp {
                 Tenant::Nobody => None,
             };
             app.map(Self).ok_or_else(ApiError::room_not_found)
+        })
+    }
+}
+
+impl FromRequest for SubdomainApp {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let shared = shared(&request)?;
+            let host = host(&request);
+            match tenant(host.as_ref(), &shared.base_domain) {
+                _ if host.is_some() && host == shared.public_host => Ok(Self(None)),
+                Tenant::Default => Ok(Self(None)),
+                Tenant::Named(name) => {
+                    let app = apps::find(&mut shared.db.system().await?, &name).await?;
+                    let app = app.ok_or_else(ApiError::app_not_found)?;
+                    Ok(Self(Some(app)))
+                }
+                Tenant::Nobody if is_domain(host.as_ref(), &shared.base_domain) => Ok(Self(None)),
+                Tenant::Nobody => Err(ApiError::app_not_found()),
+            }
         })
     }
 }
@@ -105,6 +136,10 @@ fn tenant(host: Option<&url::Host>, base_domain: &str) -> Tenant {
             .map_or(Tenant::Nobody, Tenant::Named),
         _ => Tenant::Nobody,
     }
+}
+
+fn is_domain(host: Option<&url::Host>, domain: &str) -> bool {
+    matches!(host, Some(url::Host::Domain(host)) if host == domain)
 }
 
 fn secret_key(request: &HttpRequest) -> Option<SecretKey> {

@@ -11,7 +11,7 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use super::server::request_id;
-use crate::{apps, db, rooms};
+use crate::{apps, db, rooms, tokens};
 
 /// An error answer.
 #[derive(Debug, Serialize, ToSchema)]
@@ -125,6 +125,12 @@ impl ApiError {
         )
     }
 
+    /// The host is no app's.
+    pub fn app_not_found() -> Self {
+        let message = "there is no app on this host; call the host of your app";
+        Self::new(StatusCode::NOT_FOUND, "APP_NOT_FOUND", message)
+    }
+
     /// The path has nothing.
     pub fn not_found(method: &Method, path: &str) -> Self {
         let message = format!("there is nothing at {method} {path}; see /docs");
@@ -211,8 +217,25 @@ impl From<apps::Error> for ApiError {
                 error.to_string(),
             ),
             apps::Error::Sealed(cause) => Self::internal(cause),
+            apps::Error::Tokens(cause) => Self::internal(cause),
             apps::Error::Database(cause) => Self::database(cause),
         }
+    }
+}
+
+impl From<tokens::Error> for ApiError {
+    fn from(error: tokens::Error) -> Self {
+        let code = match &error {
+            tokens::Error::Invalid => "TOKEN_INVALID",
+            tokens::Error::Expired => "TOKEN_EXPIRED",
+            tokens::Error::NotYetValid => "TOKEN_NOT_YET_VALID",
+            tokens::Error::TooLong => "INVALID_REQUEST",
+            tokens::Error::Unsigned => return Self::internal(&error),
+            tokens::Error::Sealed(cause) => return Self::internal(cause),
+            tokens::Error::Database(cause) => return Self::database(cause),
+        };
+        let message = format!("Invalid request: {error}");
+        Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 }
 

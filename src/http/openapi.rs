@@ -22,6 +22,7 @@ use super::{error, health, v1};
     ),
     tags(
         (name = "rooms", description = "Named, reusable places with rules. Meetings come and go in them."),
+        (name = "tokens", description = "Who has one may join, with a role and limits; a private room needs one."),
         (name = "service", description = "Whether the server lives."),
     ),
     components(schemas(error::ApiError, error::FieldError)),
@@ -57,6 +58,8 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(v1::batch::create_rooms)
         .service(v1::batch::delete_rooms)
         .service(v1::rooms::delete_room)
+        .service(v1::tokens::create_token)
+        .service(v1::tokens::validate_token)
         .service(health::health)
         .service(health::ready);
 }

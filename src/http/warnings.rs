@@ -38,6 +38,11 @@ impl Warnings {
         self.0
     }
 
+    /// One more thing to tell, in visible ASCII without quotes.
+    pub fn add(&mut self, text: &'static str) {
+        self.0.push(text.to_owned());
+    }
+
     /// Adds the header, where there is something to tell.
     pub fn tell(&self, headers: &mut HeaderMap) {
         if self.0.is_empty() {

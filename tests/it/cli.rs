@@ -509,6 +509,47 @@ async fn apps_and_keys_are_made_listed_and_revoked(pool: PgPool) {
 }
 
 #[sqlx::test]
+async fn the_secret_of_an_apps_tokens_is_rotated(pool: PgPool) {
+    let url = pool.connect_options().to_url_lossy().to_string();
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("PLENUM_MASTER_KEY", MASTER_KEY),
+    ];
+    let run = |args: &[&str]| {
+        let output = plenum(args, &settings);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        (output.status.success(), said)
+    };
+    let secrets = async || -> Vec<(bool, Vec<u8>)> {
+        sqlx::query_as("select retires_at is null, secret from token_secrets order by id")
+            .fetch_all(&pool)
+            .await
+            .unwrap()
+    };
+    assert!(run(&["app", "create", "acme"]).0);
+    let first = secrets().await;
+    let (rotated, said) = run(&["token", "rotate", "acme"]);
+    assert!(rotated && said.contains("new secret"), "{said}");
+    let second = secrets().await;
+    assert_eq!(
+        (second.len(), &second[0]),
+        (2, &(false, first[0].1.clone()))
+    );
+    assert!(run(&["token", "rotate", "acme", "--overlap", "0s"]).0);
+    let third = secrets().await;
+    assert_eq!(third.len(), 1);
+    assert!(third[0].0 && third[0].1 != second[1].1);
+
+    let (far, said) = run(&["token", "rotate", "acme", "--overlap", "31days"]);
+    assert!(!far && said.contains("0s to 30days"), "{said}");
+    let (unknown, said) = run(&["token", "rotate", "nobody"]);
+    assert!(
+        !unknown && said.contains("there is no app nobody"),
+        "{said}"
+    );
+}
+
+#[sqlx::test]
 async fn a_given_database_needs_a_given_master_key(pool: PgPool) {
     let url = pool.connect_options().to_url_lossy().to_string();
     let output = plenum(&["app", "create", "acme"], &[("DATABASE_URL", &url)]);

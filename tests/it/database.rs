@@ -327,6 +327,7 @@ fn the_functions_that_see_every_tenant_are_these() {
             "meetings::forget_late_commands", // commands that came when their meeting was just over
             "meetings::renew",    // one statement renews all leases of a node
             "meetings::totals",
+            "tokens::app_of",  // a token says which app it is of
             "webhooks::claim", // one dispatcher serves all apps
             "webhooks::record",
             "webhooks::record_gone",
