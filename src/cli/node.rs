@@ -75,6 +75,7 @@ impl Node {
             &config.meetings,
             db.clone(),
             clock.clone(),
+            master_key.clone(),
             id,
             sfu.clone(),
             wake.clone(),

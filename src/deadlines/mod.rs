@@ -22,6 +22,8 @@ pub enum Kind {
     RoomExpires,
     /// `ejectAfterElapsedTimeInSec` after a participant's join.
     ParticipantTimeUp,
+    /// A participant's token expires, and has `ejectAtTokenExp`.
+    TokenExpires,
     /// 10 s after the last participant left.
     Empty,
     /// 30 s after a participant's connection was lost.
@@ -34,6 +36,7 @@ impl Kind {
         match self {
             Self::RoomExpires => "roomExpires",
             Self::ParticipantTimeUp => "participantTimeUp",
+            Self::TokenExpires => "tokenExpires",
             Self::Empty => "empty",
             Self::Resume => "resume",
         }

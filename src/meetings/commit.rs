@@ -194,9 +194,9 @@ fn event(after: &State, fact: &Fact) -> Option<(DateTime<Utc>, webhooks::Kind)> 
     let told = |participant: &Participant| webhooks::Stay {
         id: participant.id,
         name: participant.name.clone(),
-        email: None,
-        external_user_id: None,
-        meta: None,
+        email: participant.identity.email.clone(),
+        external_user_id: participant.identity.external_user_id.clone(),
+        meta: participant.identity.meta.clone(),
         is_admin: participant.role == Role::Moderator,
         joined_at: participant.joined_at,
     };

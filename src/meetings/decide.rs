@@ -8,12 +8,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    admission::{self, Refusal},
+    admission::{self, Grant, Refusal},
     notice::{ChatMessage, Notice, Person},
 };
 use crate::{
     deadlines::{Key, Kind},
-    id::{MeetingId, ParticipantId},
+    id::{MeetingId, ParticipantId, TokenId},
     rooms::Room,
     sfu,
 };
@@ -74,10 +74,18 @@ pub struct Participant {
     pub name: String,
     /// What they may do.
     pub role: Role,
+    /// The token that they joined with.
+    pub token: Option<TokenId>,
+    /// Who the app says that they are, by their token.
+    pub identity: Arc<Identity>,
     /// When they joined.
     pub joined_at: DateTime<Utc>,
     /// When their time is up.
     pub time_up_at: Option<DateTime<Utc>>,
+    /// Whether their token says so, and the room cannot.
+    pub has_own_limit: bool,
+    /// When their token puts them out.
+    pub token_expires_at: Option<DateTime<Utc>>,
     /// Hash of the token that brings a lost connection back.
     pub resume: Option<ResumeHash>,
     /// Set while the connection is lost.
@@ -86,6 +94,17 @@ pub struct Participant {
     pub connection: Connection,
     /// What they say of their devices and their hand.
     pub shown: Shown,
+}
+
+/// Who the app says that somebody is. For the app alone: the others in the meeting are not told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The app's own id of the person.
+    pub external_user_id: Option<String>,
+    /// Their address.
+    pub email: Option<String>,
+    /// What else the app wants to be told of them.
+    pub meta: Option<String>,
 }
 
 /// Tells the connections of one node apart.
@@ -146,6 +165,8 @@ pub enum LeaveReason {
     ConnectionLost,
     /// `ejectAfterElapsedTimeInSec` was over.
     TimeLimit,
+    /// Their token expired, and has `ejectAtTokenExp`.
+    TokenExpired,
     /// The server died and they did not come back in time.
     ServerCrash,
     /// The server was stopped, and their client cannot come back.
@@ -184,6 +205,7 @@ impl LeaveReason {
             Self::Left => "left",
             Self::ConnectionLost => "connectionLost",
             Self::TimeLimit => "timeLimit",
+            Self::TokenExpired => "tokenExpired",
             Self::ServerCrash => "serverCrash",
             Self::ServerShutdown => "serverShutdown",
             Self::Ended(reason) => reason.as_str(),
@@ -314,6 +336,8 @@ pub struct JoinRequest {
     pub connection: Connection,
     /// Display name.
     pub name: String,
+    /// What their token gives, where they have shown one.
+    pub grant: Option<Grant>,
     /// Hash of the token that brings a lost connection back, where the client can do that.
     pub resume: Option<ResumeHash>,
     /// The room as it is now: its rules may have changed since the meeting began.
@@ -613,6 +637,9 @@ impl State {
             if let Some(due) = participant.time_up_at {
                 set(Kind::ParticipantTimeUp, due);
             }
+            if let Some(due) = participant.token_expires_at {
+                set(Kind::TokenExpires, due);
+            }
             if let Some(away) = participant.away {
                 set(Kind::Resume, away.until);
             }
@@ -700,16 +727,28 @@ fn join(state: &State, request: &JoinRequest, now: DateTime<Utc>) -> Result<Deci
     };
     rule(state, &request.room, now, &mut decision);
     let rules = &newer(&state.room, &request.room).rules;
-    admission::check(rules, state.participants.len(), now)?;
+    let grant = request.grant.as_ref();
+    admission::check(rules, grant, state.participants.len(), now)?;
+    let own_limit = grant.and_then(|grant| grant.eject_after);
     if state.status == Status::Open {
         decision.facts.push(Fact::Started { at: now });
     }
     let participant = Participant {
         id: request.participant,
-        name: request.name.clone(),
-        role: Role::Participant,
+        name: grant
+            .and_then(|grant| grant.name.clone())
+            .unwrap_or_else(|| request.name.clone()),
+        role: grant.map_or(Role::Participant, |grant| grant.role),
+        token: grant.map(|grant| grant.token),
+        identity: grant.map_or_else(Arc::default, |grant| grant.identity.clone()),
         joined_at: now,
-        time_up_at: rules.longest_stay().map(|limit| now + limit),
+        time_up_at: own_limit
+            .or_else(|| rules.longest_stay())
+            .map(|limit| now + limit),
+        has_own_limit: own_limit.is_some(),
+        token_expires_at: grant
+            .filter(|grant| grant.eject_at_expiry)
+            .and_then(|grant| grant.expires_at),
         resume: request.resume,
         away: None,
         connection: request.connection,
@@ -778,6 +817,11 @@ fn due(state: &State, key: Key, now: DateTime<Utc>, decision: &mut Decision) {
                 leave(decision, participant, due, LeaveReason::TimeLimit);
             }
         }
+        Kind::TokenExpires => {
+            if let Some(participant) = state.find(key.subject.into()) {
+                leave(decision, participant, due, LeaveReason::TokenExpired);
+            }
+        }
         Kind::Resume => {
             if let Some(participant) = state.find(key.subject.into()) {
                 leave(decision, participant, due, LeaveReason::ConnectionLost);
@@ -799,7 +843,8 @@ fn rule(state: &State, room: &Room, now: DateTime<Utc>, decision: &mut Decision)
     if limit == state.room.rules.longest_stay() {
         return;
     }
-    for participant in &state.participants {
+    let limited = state.participants.iter();
+    for participant in limited.filter(|participant| !participant.has_own_limit) {
         // Whoever has been in for longer already was rightly in until now.
         let time_up_at = limit.map(|limit| (participant.joined_at + limit).max(now));
         decision.facts.push(Fact::Limited {

@@ -28,10 +28,11 @@ use tracing::{info, warn};
 
 use self::owner::{Envelope, Lease, Owner, Sender};
 pub use self::{
-    admission::Refusal,
+    admission::{Grant, Refusal},
     decide::{
-        Away, Connection, Decision, Effect, EndReason, Fact, Input, JoinRequest, LeaveReason,
-        MediaOffer, Participant, ResumeHash, Role, Shown, ShownChange, Speaker, State, Status,
+        Away, Connection, Decision, Effect, EndReason, Fact, Identity, Input, JoinRequest,
+        LeaveReason, MediaOffer, Participant, ResumeHash, Role, Shown, ShownChange, Speaker, State,
+        Status,
     },
     notice::{ChatMessage, Notice, Person},
     owner::Outbox,
@@ -41,7 +42,9 @@ use crate::{
     db::Db,
     id::{AppId, BatchId, MeetingId, NodeId, ParticipantId, RoomId},
     rooms::{self, Room, RoomName},
+    sealed::MasterKey,
     sfu,
+    tokens::{self, TokenText},
 };
 
 /// What others ask of a meeting's owner, as it is stored.
@@ -87,6 +90,8 @@ pub struct Meetings(Arc<Context>);
 pub struct Context {
     db: Db,
     clock: Clock,
+    /// Opens the secrets that tokens are signed with.
+    master_key: Arc<MasterKey>,
     node: NodeId,
     /// How long a lease lasts.
     lease: Duration,
@@ -140,6 +145,8 @@ pub enum Entry {
     Join {
         /// Display name.
         name: String,
+        /// The token that they show.
+        token: Option<TokenText>,
         /// Hash of the token that brings a lost connection back, where the client can do that.
         resume: Option<ResumeHash>,
     },
@@ -183,6 +190,7 @@ impl Meetings {
         config: &Config,
         db: Db,
         clock: Clock,
+        master_key: Arc<MasterKey>,
         node: NodeId,
         sfu: sfu::Sfu,
         webhooks: Arc<Notify>,
@@ -190,6 +198,7 @@ impl Meetings {
         Self(Arc::new(Context {
             db,
             clock,
+            master_key,
             node,
             lease: config.meeting_lease,
             sfu,
@@ -233,16 +242,17 @@ impl Meetings {
         let connection = outbox.connection;
         // A meeting may end between its look-up and the join: the next one is another.
         for _ in 0..3 {
-            let room = self.room(app, name).await?;
-            let inbox = self.owner(&room, &entry).await?;
+            let (room, grant) = self.look_up(app, name, &entry).await?;
+            let inbox = self.owner(&room, &entry, grant.as_ref()).await?;
             let input = match &entry {
-                Entry::Join { name, resume } => {
+                Entry::Join { name, resume, .. } => {
                     let participant = ParticipantId::new(self.0.clock.now(), &mut rand::rng());
                     let (name, resume) = (name.clone(), *resume);
                     Input::Join(Box::new(JoinRequest {
                         participant,
                         connection,
                         name,
+                        grant,
                         resume,
                         room,
                     }))
@@ -329,16 +339,38 @@ impl Meetings {
         self.0.tasks.wait().await;
     }
 
-    async fn room(&self, app: AppId, name: &RoomName) -> Result<Room, Refusal> {
-        let found = async {
-            let mut tx = self.0.db.begin(app).await?;
-            rooms::find(&mut tx, app, name).await
+    /// The room, and what the token of whoever wants to join gives in it; both from one transaction.
+    async fn look_up(
+        &self,
+        app: AppId,
+        name: &RoomName,
+        entry: &Entry,
+    ) -> Result<(Room, Option<Grant>), Refusal> {
+        let mut tx = self.0.db.begin(app).await.map_err(try_again)?;
+        let room = rooms::find(&mut tx, app, name).await.map_err(try_again)?;
+        let room = room.ok_or(Refusal::RoomNotFound)?;
+        let Entry::Join {
+            token: Some(token), ..
+        } = entry
+        else {
+            return Ok((room, None));
         };
-        found.await.map_err(try_again)?.ok_or(Refusal::RoomNotFound)
+        let now = self.0.clock.now();
+        admission::check_time(&room.rules, now)?;
+        let claims = tokens::verify(&mut tx, app, token, &self.0.master_key, now).await;
+        let claims = claims
+            .map_err(|error| Refusal::of_token(&error).unwrap_or_else(|| try_again(error)))?;
+        let grant = Grant::new(claims, &room.name)?;
+        Ok((room, Some(grant)))
     }
 
     /// The way to the owner of the room's meeting; a new meeting where there is none and `entry` may begin one.
-    async fn owner(&self, room: &Room, entry: &Entry) -> Result<mpsc::Sender<Envelope>, Refusal> {
+    async fn owner(
+        &self,
+        room: &Room,
+        entry: &Entry,
+        grant: Option<&Grant>,
+    ) -> Result<mpsc::Sender<Envelope>, Refusal> {
         if let Some(owner) = self.0.owner_in(room.id) {
             return Ok(owner.inbox);
         }
@@ -361,7 +393,7 @@ impl Meetings {
         }
         // Nobody is in: what speaks against a join is known before a meeting is opened for it.
         let now = self.0.clock.now();
-        admission::check(&room.rules, 0, now)?;
+        admission::check(&room.rules, grant, 0, now)?;
         let meeting = MeetingId::new(now, &mut rand::rng());
         let lease = Lease {
             app: room.app_id,
@@ -672,7 +704,7 @@ impl Context {
     }
 }
 
-fn try_again(error: rooms::Error) -> Refusal {
+fn try_again(error: impl std::fmt::Display) -> Refusal {
     warn!(%error, "a join could not be looked into");
     Refusal::TryAgain
 }

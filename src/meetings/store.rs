@@ -1,17 +1,17 @@
 //! The only SQL that touches `meetings`, `participants` and `meeting_commands`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{
-    Away, Command, Connection, LeaveReason, Participant, ResumeHash, Role, State, Status,
+    Away, Command, Connection, Identity, LeaveReason, Participant, ResumeHash, Role, State, Status,
     owner::Lease,
 };
 use crate::{
     db::System,
-    id::{AppId, BatchId, MeetingId, NodeId, ParticipantId, RoomId},
+    id::{AppId, BatchId, MeetingId, NodeId, ParticipantId, RoomId, TokenId},
 };
 
 /// A meeting that this node has just made its own.
@@ -172,7 +172,8 @@ pub async fn participants(
     id: MeetingId,
 ) -> sqlx::Result<Vec<Participant>> {
     let rows = sqlx::query!(
-        r#"select id, name, role as "role: Role", joined_at, time_up_at, resume_hash, away_since
+        r#"select id, name, role as "role: Role", token_id, external_user_id, email, meta, joined_at, time_up_at,
+               has_own_limit, token_expires_at, resume_hash, away_since
            from participants where app_id = $1 and meeting_id = $2 and left_at is null order by joined_at, id"#,
         app as AppId,
         id as MeetingId,
@@ -183,8 +184,16 @@ pub async fn participants(
         id: row.id,
         name: row.name,
         role: row.role,
+        token: row.token_id,
+        identity: Arc::new(Identity {
+            external_user_id: row.external_user_id,
+            email: row.email,
+            meta: row.meta,
+        }),
         joined_at: row.joined_at,
         time_up_at: row.time_up_at,
+        has_own_limit: row.has_own_limit,
+        token_expires_at: row.token_expires_at,
         resume: row
             .resume_hash
             .and_then(|hash| ResumeHash::try_from(hash).ok()),
@@ -252,9 +261,15 @@ pub async fn insert(
     lease: &Lease,
     participant: &Participant,
 ) -> sqlx::Result<()> {
+    let Identity {
+        external_user_id,
+        email,
+        meta,
+    } = &*participant.identity;
     sqlx::query!(
-        "insert into participants (id, app_id, meeting_id, name, role, resume_hash, joined_at, time_up_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "insert into participants (id, app_id, meeting_id, name, role, resume_hash, joined_at, time_up_at, token_id,
+             external_user_id, email, meta, has_own_limit, token_expires_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         participant.id as ParticipantId,
         lease.app as AppId,
         lease.meeting as MeetingId,
@@ -263,6 +278,12 @@ pub async fn insert(
         participant.resume.as_ref().map(|hash| hash.as_slice()),
         participant.joined_at,
         participant.time_up_at,
+        participant.token as Option<TokenId>,
+        external_user_id.as_deref(),
+        email.as_deref(),
+        meta.as_deref(),
+        participant.has_own_limit,
+        participant.token_expires_at,
     )
     .execute(conn)
     .await?;

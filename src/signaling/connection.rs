@@ -291,13 +291,18 @@ impl Connection {
             ClientFrame::Join {
                 room_id,
                 name,
+                token,
                 resumable,
             } => {
                 let name = protocol::display_name(&name)?;
-                let token = resumable.then(new_resume_token);
-                let resume = token.as_deref().map(resume_hash);
-                self.enter(&room_id, Entry::Join { name, resume }, token)
-                    .await
+                let resume_token = resumable.then(new_resume_token);
+                let resume = resume_token.as_deref().map(resume_hash);
+                let entry = Entry::Join {
+                    name,
+                    token,
+                    resume,
+                };
+                self.enter(&room_id, entry, resume_token).await
             }
             ClientFrame::Resume {
                 room_id,

@@ -10,6 +10,7 @@ use crate::{
     meetings::{ChatMessage, Notice, Person, Refusal, Role, Shown},
     rooms::RoomName,
     sfu,
+    tokens::TokenText,
 };
 
 /// Longest frame that a client may send, in bytes.
@@ -37,6 +38,9 @@ pub enum ClientFrame {
         room_id: String,
         /// Display name.
         name: String,
+        /// The token of the person's link.
+        #[serde(default)]
+        token: Option<TokenText>,
         /// Whether the client can resume: it is then given a `resumeToken`.
         #[serde(default)]
         resumable: bool,
@@ -230,6 +234,9 @@ impl Problem {
                 Refusal::RoomNotOpen { .. } => "ROOM_NOT_OPEN",
                 Refusal::RoomExpired => "ROOM_EXPIRED",
                 Refusal::TokenRequired => "TOKEN_REQUIRED",
+                Refusal::TokenInvalid => "TOKEN_INVALID",
+                Refusal::TokenExpired => "TOKEN_EXPIRED",
+                Refusal::TokenNotYetValid => "TOKEN_NOT_YET_VALID",
                 Refusal::RoomFull => "ROOM_FULL",
                 Refusal::MeetingEnded => "MEETING_ENDED",
                 Refusal::NotJoined => "NOT_JOINED",

@@ -45,7 +45,8 @@ pub struct TestApp {
     pub clock: Clock,
     pub address: String,
     http: reqwest::Client,
-    master_key: Arc<MasterKey>,
+    /// Opens what is sealed in it.
+    pub master_key: Arc<MasterKey>,
     node: Option<Node>,
 }
 
@@ -392,6 +393,18 @@ impl Client {
             .unwrap_or_else(|| panic!("{kind} was expected, and the socket closed"));
         assert_eq!(frame["type"], kind, "{frame}");
         frame
+    }
+
+    /// The next frame of this type, whatever comes before it.
+    pub async fn until(&mut self, kind: &str) -> Value {
+        loop {
+            let frame = self.next().await;
+            let frame =
+                frame.unwrap_or_else(|| panic!("{kind} was expected, and the socket closed"));
+            if frame["type"] == kind {
+                return frame;
+            }
+        }
     }
 
     /// Why it is over for this client; the socket closes after that.

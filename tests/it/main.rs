@@ -15,4 +15,5 @@ mod rooms;
 #[expect(clippy::large_futures, reason = "those of the webrtc crate are")]
 mod sfu;
 mod signaling;
+mod tokens;
 mod webhooks;

@@ -88,6 +88,7 @@ impl Simulated {
             participant,
             connection,
             name,
+            grant: None,
             resume,
             room,
         })))
@@ -378,11 +379,44 @@ fn what_was_read_before_a_change_does_not_undo_it() {
         participant: id(9),
         connection: Connection(9),
         name: "late".to_owned(),
+        grant: None,
         resume: None,
         room: before,
     };
     let refusal = meeting.input(&Input::Join(Box::new(late))).err();
     assert_eq!(refusal, Some(Refusal::RoomFull));
+}
+
+#[test]
+fn a_limit_of_a_token_stays_when_the_rooms_changes() {
+    let mut meeting = Simulated::new(rules());
+    let room = meeting.state.room.clone();
+    let grant = Grant {
+        token: TokenId::from_bytes([4; 12]),
+        role: Role::Moderator,
+        name: Some("Ann".to_owned()),
+        identity: Arc::default(),
+        eject_after: Some(TimeDelta::seconds(90)),
+        expires_at: None,
+        eject_at_expiry: false,
+    };
+    let own = JoinRequest {
+        participant: id(9),
+        connection: Connection(9),
+        name: "p9".to_owned(),
+        grant: Some(grant),
+        resume: None,
+        room: room.clone(),
+    };
+    meeting.input(&Input::Join(Box::new(own))).unwrap();
+    meeting.join(false).unwrap();
+    let limited = changed(&room, |rules| rules.eject_after = Some(Seconds::new(30)));
+    meeting.input(&limited).unwrap();
+    let limit = |number| meeting.state.find(id(number)).unwrap().time_up_at;
+    assert_eq!(
+        [limit(9), limit(1)],
+        [90, 30].map(|seconds| Some(start() + TimeDelta::seconds(seconds)))
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@ import { type Kind, OwnDevices } from "./devices.ts";
 import { type Ending, Meeting } from "./meeting.ts";
 import { readRoom } from "./room.ts";
 import { text } from "./text.ts";
+import { nameInToken } from "./token.ts";
 import { endingScreen, waitingScreen } from "./ui/end.ts";
 import { Lobby } from "./ui/lobby.ts";
 import { MeetingView } from "./ui/meeting.ts";
@@ -12,7 +13,9 @@ const NAME_KEY = "plenum.name";
 const DEVICE_KEYS: Record<Kind, string> = { camera: "plenum.camera", microphone: "plenum.microphone" };
 
 const room = readRoom(document, location);
-const givenName = new URLSearchParams(location.search).get("name")?.trim() ?? "";
+const query = new URLSearchParams(location.search);
+const token = query.get("token") || undefined;
+const givenName = (token && nameInToken(token)) || (query.get("name")?.trim() ?? "");
 const app = document.getElementById("app") ?? document.body;
 
 /** What tests and the developer's console may look at; nothing on the page reads it. */
@@ -23,7 +26,8 @@ declare global {
 }
 
 function open(): void {
-  if (room.state === "open") {
+  // Whether a token is good is for the server to say, at the join.
+  if (room.state === "open" || (room.state === "private" && token !== undefined)) {
     const name = givenName || (localStorage.getItem(NAME_KEY) ?? "");
     lobby(new OwnDevices(rememberedChoice()), name, room.autoJoin && givenName !== "");
   } else if (room.state === "notYet") {
@@ -62,7 +66,7 @@ function enter(name: string, devices: OwnDevices, lobbyView: Lobby): void {
   lobbyView.setProgress(text.lobby.joining);
   rememberChoice(devices);
   let view: MeetingView | undefined;
-  const meeting = new Meeting(signalingUrl(), room.roomName, name, devices, {
+  const meeting = new Meeting(signalingUrl(), room.roomName, name, token, devices, {
     entered: () => {
       view = new MeetingView(room.roomName, meeting, devices);
       app.replaceChildren(view.element);

@@ -58,8 +58,15 @@ export class Meeting {
   readonly #signaling: Signaling;
   #sent: Sending;
 
-  /** Joins the room `roomName` by the signaling socket at `url`. */
-  constructor(url: string, roomName: string, name: string, sending: Sending, events: MeetingEvents) {
+  /** Joins the room `roomName` by the signaling socket at `url`, with the token of one's link if it has one. */
+  constructor(
+    url: string,
+    roomName: string,
+    name: string,
+    token: string | undefined,
+    sending: Sending,
+    events: MeetingEvents,
+  ) {
     this.#events = events;
     this.#sent = copy(sending);
     this.media = new Media({
@@ -69,7 +76,7 @@ export class Meeting {
     });
     this.media.send("microphone", sending.microphone);
     this.media.send("camera", sending.camera);
-    this.#signaling = new Signaling(url, roomName, name, {
+    this.#signaling = new Signaling(url, roomName, name, token, {
       frame: (frame) => this.#receive(frame),
       retrying: (delayMs) => events.retrying(delayMs),
       lost: (until) => events.lost(until),

@@ -71,7 +71,7 @@ export type Frame<T extends ServerFrame["type"]> = Extract<ServerFrame, { type: 
 
 /** A frame to the server. */
 export type ClientFrame =
-  | { type: "join"; roomId: string; name: string; resumable: true }
+  | { type: "join"; roomId: string; name: string; token?: string; resumable: true }
   | { type: "resume"; roomId: string; resumeToken: string }
   | { type: "leave" }
   | { type: "chat"; text: string }

@@ -37,9 +37,10 @@ export class Signaling {
   #keptUntil = 0;
   #retryTimer: number | undefined;
 
-  constructor(url: string, roomId: string, name: string, events: SignalingEvents) {
+  /** `token` is the one of the person's link, if it has one. */
+  constructor(url: string, roomId: string, name: string, token: string | undefined, events: SignalingEvents) {
     this.#url = url;
-    this.#join = { type: "join", roomId, name, resumable: true };
+    this.#join = { type: "join", roomId, name, ...(token !== undefined && { token }), resumable: true };
     this.#events = events;
     addEventListener("online", this.#online);
     this.#connect();

@@ -258,6 +258,13 @@ const refusals: Record<string, EndScreen> = {
     title: "Your invitation has expired",
     text: "Ask the person who invited you for a new one.",
   },
+  TOKEN_NOT_YET_VALID: {
+    sign: "clock",
+    tone: "warn",
+    title: "You’re early",
+    text: "Your invitation is not valid yet. Open its link again when the meeting is about to start.",
+    again: "Try again",
+  },
   MEETING_NOT_OPEN: {
     sign: "clock",
     tone: "warn",
