@@ -1,7 +1,7 @@
 //! Plenum: a hosted, multi-tenant platform for video meetings.
 //!
 //! A folder is a concept. Around the concepts are thin edges ([`http`], [`signaling`], [`cli`]), below them the ground
-//! ([`db`], [`clock`], [`id`], [`sealed`]), and beside them the media plane ([`sfu`]), which knows nothing of tenants.
+//! ([`db`], [`cache`], [`clock`], [`id`], [`sealed`]), and beside them the media plane ([`sfu`]), which knows nothing of tenants.
 
 pub mod cli;
 pub mod config;
@@ -19,6 +19,7 @@ pub mod usage;
 pub mod deadlines;
 pub mod webhooks;
 
+pub mod cache;
 pub mod clock;
 pub mod db;
 pub mod id;
