@@ -40,7 +40,8 @@ pub struct Storage {
     /// Of the database.
     #[command(flatten)]
     pub db: db::Config,
-    /// Directory of everything that outlives a restart: the private Postgres cluster and the master key.
+    /// Directory of everything that outlives a restart: the private Postgres cluster and the master key. A running server
+    /// also has the socket there on which commands such as `plenum key` reach it.
     #[arg(long, env = "PLENUM_DATA_DIR", default_value_os_t = default_data_dir())]
     pub data_dir: PathBuf,
     /// Key under which stored secrets are sealed, 32 bytes in base64; needed with DATABASE_URL, made at the first start

@@ -1,27 +1,60 @@
-//! Secret keys: how they look, and what is kept of them.
+//! Secret keys: how they look, what is kept of them, and what they open.
 
 use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
-use rand::{Rng, RngExt};
+use rand::{CryptoRng, RngExt};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::App;
 use crate::id::SecretKeyId;
 
-/// A server-side credential of an app: ours are `plenum_live_`, 32 characters of base62 (190 random bits) and a
-/// checksum of 6. Any text of 24 to 200 visible ASCII characters may be given instead. It cannot be printed.
+/// A server-side credential of an app: ours are `plenum_live_` or `plenum_test_`, 32 characters of base62 (190 random
+/// bits) and 6 of their CRC-32. Any text of 24 to 200 visible ASCII characters may be given instead. It cannot be printed.
 #[derive(Clone, Debug)]
 pub struct SecretKey(SecretString);
+
+/// What an app uses a key for. It tells people and secret scanners how bad a leak is; both kinds open the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum Environment {
+    /// Customers depend on it.
+    #[default]
+    Live,
+    /// Development and tests.
+    Test,
+}
+
+/// A key that is not revoked, and the app that it opens.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// The key's id.
+    pub key: SecretKeyId,
+    /// Whose it is.
+    pub app: App,
+    /// From when it opens nothing.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Its latest use that was written; uses are written once a minute.
+    pub last_used_at: Option<DateTime<Utc>>,
+}
 
 /// What is shown of a key after it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySummary {
     /// Its id, by which it is revoked.
     pub id: SecretKeyId,
+    /// What it is used for.
+    pub environment: Environment,
+    /// What it begins with, where it is of our own form.
+    pub prefix: Option<String>,
     /// Its last four characters.
     pub last_four: String,
     /// When it was made.
     pub created_at: DateTime<Utc>,
-    /// Since when it opens nothing.
+    /// When it was used last, to the minute.
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// From when it opens nothing, because it was rotated.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Since when it opens nothing, because it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -32,12 +65,22 @@ pub struct MalformedKey;
 
 impl SecretKey {
     /// A new key.
-    pub fn generate(rng: &mut impl Rng) -> Self {
+    pub fn generate(environment: Environment, rng: &mut impl CryptoRng) -> Self {
         let random: String = (0..RANDOM_LEN)
             .map(|_| base62(rng.random_range(0..62)))
             .collect();
-        let checksum = checksum(&random);
-        Self(format!("{PREFIX}{random}{checksum}").into())
+        let (prefix, checksum) = (environment.prefix(), checksum(&random));
+        Self(format!("{prefix}{random}{checksum}").into())
+    }
+
+    /// What it is used for: its prefix says so, and a key without one is live.
+    pub fn environment(&self) -> Environment {
+        ours(self.0.expose_secret()).map_or(Environment::Live, |(environment, _)| environment)
+    }
+
+    /// What it begins with, if it is of our own form.
+    pub(super) fn prefix(&self) -> Option<&'static str> {
+        ours(self.0.expose_secret()).map(|(environment, _)| environment.prefix())
     }
 
     /// What is stored of it. One round of SHA-256 suffices, because a key is random and long.
@@ -61,6 +104,32 @@ impl SecretKey {
     }
 }
 
+impl Environment {
+    /// What keys of ours begin with.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Live => "plenum_live_",
+            Self::Test => "plenum_test_",
+        }
+    }
+}
+
+impl std::fmt::Display for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Live => "live",
+            Self::Test => "test",
+        })
+    }
+}
+
+impl Credential {
+    /// Whether it opens its app at `now`.
+    pub fn opens(&self, now: DateTime<Utc>) -> bool {
+        self.expires_at.is_none_or(|expires| now < expires)
+    }
+}
+
 impl std::str::FromStr for SecretKey {
     type Err = MalformedKey;
 
@@ -68,7 +137,7 @@ impl std::str::FromStr for SecretKey {
         let fits =
             (24..=200).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
         // A mistyped key of ours is refused without asking the database.
-        let whole = text.strip_prefix(PREFIX).is_none_or(|rest| {
+        let whole = ours(text).is_none_or(|(_, rest)| {
             rest.split_at_checked(RANDOM_LEN)
                 .is_some_and(|(random, sum)| sum == checksum(random))
         });
@@ -78,6 +147,13 @@ impl std::str::FromStr for SecretKey {
             Err(MalformedKey)
         }
     }
+}
+
+/// The environment of a text that bears one of our prefixes, and what follows.
+fn ours(text: &str) -> Option<(Environment, &str)> {
+    [Environment::Live, Environment::Test]
+        .into_iter()
+        .find_map(|environment| Some((environment, text.strip_prefix(environment.prefix())?)))
 }
 
 fn checksum(random: &str) -> String {
@@ -99,29 +175,27 @@ fn base62(digit: u32) -> char {
     })
 }
 
-/// Tells people and secret scanners whose key it is, and of which environment.
-const PREFIX: &str = "plenum_live_";
 const RANDOM_LEN: usize = 32;
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rand::{SeedableRng, rngs::SmallRng};
+    use rand::{SeedableRng, rngs::StdRng};
 
     use super::*;
 
+    const ENVIRONMENTS: [Environment; 2] = [Environment::Live, Environment::Test];
+
+    fn generate(environment: Environment, seed: u64) -> SecretKey {
+        SecretKey::generate(environment, &mut StdRng::seed_from_u64(seed))
+    }
+
     #[test]
-    fn a_generated_key_reads_back_and_a_mistyped_one_does_not() {
-        let key = SecretKey::generate(&mut SmallRng::seed_from_u64(1));
-        let text = key.reveal().to_owned();
-        assert_eq!(text.len(), PREFIX.len() + 38);
-        assert_eq!(text.parse::<SecretKey>().unwrap().hash(), key.hash());
-        let mistyped = format!(
-            "{}{}",
-            &text[..text.len() - 1],
-            if text.ends_with('0') { '1' } else { '0' }
-        );
-        assert_eq!(mistyped.parse::<SecretKey>().err(), Some(MalformedKey));
+    fn the_checksum_is_the_crc_32_of_the_random_part_so_that_anybody_can_verify_it() {
+        // The check value of CRC-32/ISO-HDLC is cbf43926, which is 3421780262 = 3jZRME in base62.
+        assert_eq!(checksum("123456789"), "3jZRME");
+        let text = generate(Environment::Live, 7).reveal().to_owned();
+        assert!(text.ends_with(&checksum(&text["plenum_live_".len()..text.len() - 6])));
     }
 
     #[test]
@@ -130,16 +204,70 @@ mod tests {
         assert!(!format!("{key:?}").contains("horse"));
     }
 
+    #[test]
+    fn a_key_that_expires_opens_until_then_and_no_longer() {
+        let expires = DateTime::from_timestamp(1_900_000_000, 0).unwrap();
+        let app = App {
+            id: crate::id::AppId::from_bytes([1; 12]),
+            name: "acme".parse().unwrap(),
+            is_default: false,
+            created_at: expires,
+        };
+        let mut credential = Credential {
+            key: SecretKeyId::from_bytes([2; 12]),
+            app,
+            expires_at: Some(expires),
+            last_used_at: None,
+        };
+        assert!(credential.opens(expires - chrono::TimeDelta::microseconds(1)));
+        assert!(!credential.opens(expires));
+        credential.expires_at = None;
+        assert!(credential.opens(expires));
+    }
+
     proptest! {
         #[test]
-        fn any_24_visible_characters_are_a_key(text in "[!-~]{24,200}") {
-            prop_assume!(!text.starts_with(PREFIX));
-            prop_assert!(text.parse::<SecretKey>().is_ok());
+        fn a_generated_key_bears_its_environment_and_reads_back(seed: u64) {
+            for environment in ENVIRONMENTS {
+                let key = generate(environment, seed);
+                let text = key.reveal();
+                prop_assert_eq!(text.len(), 12 + 32 + 6);
+                prop_assert!(text.starts_with(environment.prefix()));
+                let read: SecretKey = text.parse().unwrap();
+                prop_assert_eq!(read.hash(), key.hash());
+                prop_assert_eq!(read.environment(), environment);
+                prop_assert_eq!(read.prefix(), Some(environment.prefix()));
+                prop_assert_eq!(read.last_four(), &text[46..]);
+            }
+        }
+
+        #[test]
+        fn a_key_of_ours_with_any_one_character_mistyped_is_refused(
+            seed: u64, at in 12_usize..50, typed in "[0-9A-Za-z]",
+        ) {
+            for environment in ENVIRONMENTS {
+                let mut text = generate(environment, seed).reveal().to_owned();
+                prop_assume!(text[at..=at] != typed);
+                text.replace_range(at..=at, &typed);
+                prop_assert_eq!(text.parse::<SecretKey>().err(), Some(MalformedKey));
+            }
+        }
+
+        #[test]
+        fn any_24_visible_characters_without_our_prefix_are_a_key_of_live(text in "[!-~]{24,200}") {
+            prop_assume!(ours(&text).is_none());
+            let key: SecretKey = text.parse().unwrap();
+            prop_assert_eq!((key.environment(), key.prefix()), (Environment::Live, None));
         }
 
         #[test]
         fn anything_shorter_is_not(text in "[!-~]{0,23}") {
             prop_assert!(text.parse::<SecretKey>().is_err());
+        }
+
+        #[test]
+        fn any_text_at_all_is_a_key_or_is_not(text: String) {
+            let _ = text.parse::<SecretKey>();
         }
     }
 }

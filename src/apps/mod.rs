@@ -1,14 +1,18 @@
 //! Apps: the tenants, and the secret keys with which their servers call us.
 
+mod keyring;
 mod keys;
 mod store;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rand::{CryptoRng, Rng};
 use secrecy::SecretString;
 use sqlx::Connection;
 
-pub use self::keys::{KeySummary, MalformedKey, SecretKey};
+pub use self::{
+    keyring::Keyring,
+    keys::{Credential, Environment, KeySummary, MalformedKey, SecretKey},
+};
 use crate::{
     db,
     id::{AppId, SecretKeyId},
@@ -73,6 +77,17 @@ pub struct NewApp {
     pub is_default: bool,
 }
 
+/// What came of a key's rotation.
+#[derive(Debug)]
+pub struct RotatedKey {
+    /// The new key's id.
+    pub id: SecretKeyId,
+    /// The new key.
+    pub key: SecretKey,
+    /// From when the old one opens nothing.
+    pub expires_at: DateTime<Utc>,
+}
+
 /// Why an operation on apps was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -126,11 +141,6 @@ pub async fn create(
     })
 }
 
-/// The app that this secret key belongs to; `None` for a key that is unknown or revoked.
-pub async fn authenticate(conn: &mut db::System, key: &SecretKey) -> Result<Option<App>, Error> {
-    Ok(store::by_key(conn, key).await?)
-}
-
 /// The app with this name.
 pub async fn find(conn: &mut db::System, name: &AppName) -> Result<Option<App>, Error> {
     Ok(store::by_name(conn, name).await?)
@@ -178,6 +188,35 @@ pub async fn create_key(
 /// The secret keys of an app, oldest first.
 pub async fn keys(conn: &mut db::System, app: AppId) -> Result<Vec<KeySummary>, Error> {
     Ok(store::keys(conn, app).await?)
+}
+
+/// Gives an app a new secret key of the same environment in the place of one that opens, which opens nothing once `overlap`
+/// is over; `None` where there is no such key.
+pub async fn rotate_key(
+    conn: &mut db::System,
+    id: SecretKeyId,
+    overlap: TimeDelta,
+    now: DateTime<Utc>,
+    rng: &mut impl CryptoRng,
+) -> Result<Option<RotatedKey>, Error> {
+    let expires_at = now.checked_add_signed(overlap);
+    let expires_at = expires_at.unwrap_or(DateTime::<Utc>::MAX_UTC);
+    let mut tx = conn.begin().await?;
+    let expired = store::expire_key(&mut tx, id, now, expires_at).await?;
+    let Some((app, environment, expires_at)) = expired else {
+        return Ok(None);
+    };
+    let (id, key) = (
+        SecretKeyId::new(now, rng),
+        SecretKey::generate(environment, rng),
+    );
+    store::insert_key(&mut tx, id, app, &key, now).await?;
+    tx.commit().await?;
+    Ok(Some(RotatedKey {
+        id,
+        key,
+        expires_at,
+    }))
 }
 
 /// Revokes a key at once; whether there was one in use.

@@ -1,9 +1,11 @@
 //! The only SQL that touches `apps` and `secret_keys`.
 
-use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use std::collections::HashMap;
 
-use super::{App, AppName, Error, KeySummary, NewApp, SecretKey};
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::{PgConnection, postgres::types::PgInterval};
+
+use super::{App, AppName, Credential, Environment, Error, KeySummary, NewApp, SecretKey};
 use crate::{
     db::{System, constraint},
     id::{AppId, SecretKeyId},
@@ -44,10 +46,13 @@ pub async fn insert_key(
 ) -> Result<(), Error> {
     let hash = key.hash();
     sqlx::query!(
-        "insert into secret_keys (id, app_id, hash, last_four, created_at) values ($1, $2, $3, $4, $5)",
+        "insert into secret_keys (id, app_id, hash, environment, prefix, last_four, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7)",
         id as SecretKeyId,
         app as AppId,
         hash.as_slice(),
+        key.environment() as Environment,
+        key.prefix(),
         key.last_four(),
         now,
     )
@@ -60,17 +65,28 @@ pub async fn insert_key(
     Ok(())
 }
 
-pub async fn by_key(conn: &mut System, key: &SecretKey) -> sqlx::Result<Option<App>> {
+pub async fn by_key(conn: &mut System, key: &SecretKey) -> sqlx::Result<Option<Credential>> {
     let hash = key.hash();
-    sqlx::query_as!(
-        App,
-        r#"select a.id, a.name as "name: AppName", a.is_default, a.created_at
+    let row = sqlx::query!(
+        r#"select k.id, k.expires_at, k.last_used_at,
+                  a.id as app_id, a.name as "name: AppName", a.is_default, a.created_at
            from secret_keys k join apps a on a.id = k.app_id
            where k.hash = $1 and k.revoked_at is null"#,
         hash.as_slice(),
     )
     .fetch_optional(&mut **conn)
-    .await
+    .await?;
+    Ok(row.map(|row| Credential {
+        key: row.id,
+        app: App {
+            id: row.app_id,
+            name: row.name,
+            is_default: row.is_default,
+            created_at: row.created_at,
+        },
+        expires_at: row.expires_at,
+        last_used_at: row.last_used_at,
+    }))
 }
 
 pub async fn by_name(conn: &mut System, name: &AppName) -> sqlx::Result<Option<App>> {
@@ -116,7 +132,8 @@ pub async fn list(conn: &mut System) -> sqlx::Result<Vec<App>> {
 pub async fn keys(conn: &mut System, app: AppId) -> sqlx::Result<Vec<KeySummary>> {
     sqlx::query_as!(
         KeySummary,
-        "select id, last_four, created_at, revoked_at from secret_keys where app_id = $1 order by id",
+        "select id, environment, prefix, last_four, created_at, last_used_at, expires_at, revoked_at
+         from secret_keys where app_id = $1 order by id",
         app as AppId,
     )
     .fetch_all(&mut **conn)
@@ -136,4 +153,45 @@ pub async fn revoke_key(
     .execute(&mut **conn)
     .await?;
     Ok(result.rows_affected() > 0)
+}
+
+/// Lets a key that opens run out by `expires_at` at the latest; whose it is, of which environment, and when it runs out.
+pub async fn expire_key(
+    conn: &mut PgConnection,
+    id: SecretKeyId,
+    now: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+) -> sqlx::Result<Option<(AppId, Environment, DateTime<Utc>)>> {
+    let row = sqlx::query!(
+        r#"update secret_keys set expires_at = least(expires_at, $3)
+         where id = $1 and revoked_at is null and (expires_at is null or expires_at > $2)
+         returning app_id, environment, expires_at as "expires_at!""#,
+        id as SecretKeyId,
+        now,
+        expires_at,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (row.app_id, row.environment, row.expires_at)))
+}
+
+/// Writes when keys were used, where the last use that was written is `every` so long before.
+pub async fn write_uses(
+    conn: &mut System,
+    used: &HashMap<SecretKeyId, DateTime<Utc>>,
+    every: TimeDelta,
+) -> sqlx::Result<()> {
+    let (ids, times): (Vec<SecretKeyId>, Vec<DateTime<Utc>>) = used.iter().unzip();
+    let every = PgInterval::try_from(every).map_err(sqlx::Error::Encode)?;
+    sqlx::query!(
+        "update secret_keys k set last_used_at = u.at
+         from unnest($1::bytea[], $2::timestamptz[]) u (id, at)
+         where k.id = u.id and (k.last_used_at is null or k.last_used_at <= u.at - $3::interval)",
+        &ids as &[SecretKeyId],
+        &times,
+        every,
+    )
+    .execute(&mut **conn)
+    .await?;
+    Ok(())
 }

@@ -7,7 +7,7 @@ use super::{
     storage::{self, Opened},
 };
 use crate::{
-    apps::{self, App, AppName, NewApp, SecretKey},
+    apps::{self, App, AppName, Environment, NewApp, SecretKey},
     clock::Clock,
     config::Storage,
     db::Db,
@@ -52,7 +52,7 @@ async fn create_and_show(name: AppName, storage: &Storage, db: &Db) -> anyhow::R
     let mut conn = db.system().await?;
     let master_key = storage::master_key(storage, &mut conn).await?;
     let (key, webhook_secret) = (
-        SecretKey::generate(&mut rand::rng()),
+        SecretKey::generate(Environment::Live, &mut rand::rng()),
         SigningSecret::generate(&mut rand::rng()),
     );
     let new = NewApp {

@@ -2,6 +2,7 @@
 
 mod app;
 mod config;
+mod control;
 mod key;
 mod migrate;
 pub mod node;
@@ -45,7 +46,7 @@ enum Command {
     /// Create and list apps, the tenants.
     #[command(subcommand)]
     App(app::Command),
-    /// Create, list and revoke secret keys.
+    /// Create, list, rotate and revoke secret keys.
     #[command(subcommand)]
     Key(key::Command),
     /// Rotate the secrets that apps' tokens are signed with.

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use crate::{
-    apps::App,
+    apps::{App, Keyring},
     clock::Clock,
     config::Config,
     db::Db,
@@ -46,6 +46,7 @@ pub struct Parts {
 /// A running node.
 pub struct Node {
     meetings: Meetings,
+    keyring: Arc<Keyring>,
     sfu: Sfu,
     http: ServerHandle,
     /// Cancelled first: sockets take no more joins.
@@ -89,9 +90,11 @@ impl Node {
             wake,
             rng,
         )?;
+        let keyring = Arc::new(Keyring::new(db.clone(), clock.clone()));
         let shared = Shared {
             db: db.clone(),
             clock: clock.clone(),
+            keyring: keyring.clone(),
             meetings: meetings.clone(),
             master_key,
             reach: config.webhooks.reach(),
@@ -110,6 +113,7 @@ impl Node {
         let (tasks, stop_jobs) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(server);
         tasks.spawn(Arc::new(dispatcher).run(stop_jobs.clone()));
+        tasks.spawn(keyring.clone().run(stop_jobs.clone()));
         tasks.spawn(room_deadlines(db, clock, meetings.clone()).run(stop_jobs.clone()));
         tasks.spawn(carry_media_events(media_events, meetings.clone()));
         let keeper = meetings.clone();
@@ -117,12 +121,18 @@ impl Node {
         ready.store(true, Relaxed);
         Ok(Self {
             meetings,
+            keyring,
             sfu,
             http,
             stopping,
             stop_jobs,
             tasks,
         })
+    }
+
+    /// What the node knows of secret keys, for whoever changed some.
+    pub fn keyring(&self) -> Arc<Keyring> {
+        self.keyring.clone()
     }
 
     /// Stops in order: no new requests, meetings told, jobs finished, connections closed, media closed.

@@ -11,12 +11,13 @@ use url::Url;
 
 use super::{
     Cli,
+    control::Control,
     node::{Node, Parts},
     say,
     storage::{self, Opened},
 };
 use crate::{
-    apps::{self, App, NewApp, SecretKey},
+    apps::{self, App, Environment, NewApp, SecretKey},
     clock::Clock,
     config::{self, Config},
     db::System,
@@ -89,11 +90,21 @@ async fn serve(
             listener,
         },
     )?;
+    let control = Control::serve(&config.storage.data_dir, node.keyring());
+    let control = control.inspect_err(|error| {
+        let error = format_args!("{error:#}");
+        warn!(%error, "no control socket: what commands change counts here within a second, and not at once");
+    });
     tell(greeting(&url, made.as_ref()));
     info!(%url, "ready");
     told_to_stop.cancelled().await;
     info!("stopping");
     node.stop().await;
+    if let Ok(control) = control
+        && let Err(error) = control.stop().await
+    {
+        warn!(%error, "the control socket is left");
+    }
     db.close().await;
     Ok(())
 }
@@ -116,7 +127,10 @@ async fn first_apps(
         (Some(name), Some(key)) => {
             (!existing.iter().any(|app| app.name == *name)).then(|| (name.clone(), key.clone()))
         }
-        _ if existing.is_empty() => Some(("demo".parse()?, SecretKey::generate(&mut rand::rng()))),
+        _ if existing.is_empty() => Some((
+            "demo".parse()?,
+            SecretKey::generate(Environment::Live, &mut rand::rng()),
+        )),
         _ => None,
     };
     let Some((name, key)) = wanted else {

@@ -44,8 +44,8 @@ impl FromRequest for AuthenticatedApp {
         Box::pin(async move {
             let shared = shared(&request)?;
             let key = secret_key(&request).ok_or_else(ApiError::unauthorized)?;
-            let app = apps::authenticate(&mut shared.db.system().await?, &key).await?;
-            let App { id, name, .. } = app.ok_or_else(ApiError::unauthorized)?;
+            let credential = shared.keyring.authenticate(&key).await?;
+            let App { id, name, .. } = credential.ok_or_else(ApiError::unauthorized)?.app;
             Ok(Self { id, name })
         })
     }

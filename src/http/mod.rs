@@ -20,7 +20,14 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use self::{health::Figures, openapi::document, server::serve};
-use crate::{apps::App, clock::Clock, db::Db, meetings::Meetings, sealed::MasterKey, webhooks};
+use crate::{
+    apps::{App, Keyring},
+    clock::Clock,
+    db::Db,
+    meetings::Meetings,
+    sealed::MasterKey,
+    webhooks,
+};
 
 /// Settings of the HTTP server.
 #[derive(clap::Args, Clone, Debug)]
@@ -64,6 +71,8 @@ pub struct Shared {
     pub db: Db,
     /// The clock.
     pub clock: Clock,
+    /// Whose a secret key is.
+    pub keyring: Arc<Keyring>,
     /// This node's meetings.
     pub meetings: Meetings,
     /// Seals the secrets that are stored.

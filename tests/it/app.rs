@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Parser;
 use futures_util::{SinkExt, StreamExt};
 use plenum::{
-    apps::{self, App, NewApp, SecretKey},
+    apps::{self, App, Environment, NewApp, SecretKey},
     cli::node::{Node, Parts},
     clock::Clock,
     config::Config,
@@ -330,7 +330,7 @@ async fn tenant(
     name: &str,
     is_default: bool,
 ) -> Tenant {
-    let key = SecretKey::generate(&mut rand::rng());
+    let key = SecretKey::generate(Environment::Live, &mut rand::rng());
     let webhook_secret = SigningSecret::generate(&mut rand::rng());
     let new = NewApp {
         name: name.parse().unwrap(),

@@ -32,7 +32,7 @@ async fn an_apps_name_is_given_once(pool: PgPool) {
     let mut conn = test.db.system().await.unwrap();
     let new = plenum::apps::NewApp {
         name: "acme".parse().unwrap(),
-        key: plenum::apps::SecretKey::generate(&mut rand::rng()),
+        key: plenum::apps::SecretKey::generate(Default::default(), &mut rand::rng()),
         webhook_secret: plenum::webhooks::SigningSecret::generate(&mut rand::rng()),
         is_default: false,
     };

@@ -320,6 +320,7 @@ fn the_functions_that_see_every_tenant_are_these() {
             "apps::keys",               // an operator's listing
             "apps::list",               // an operator's listing
             "apps::revoke_key",         // an operator's command
+            "apps::write_uses",         // one loop writes the uses of all keys
             "deadlines::due_of_rooms",  // one loop fires the deadlines of all rooms
             "deadlines::next_of_rooms",
             "meetings::claim",    // a node takes over whatever nobody owns

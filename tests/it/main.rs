@@ -9,6 +9,7 @@ mod cli;
 mod database;
 mod deadlines;
 mod http;
+mod keys;
 mod meetings;
 mod receiver;
 mod rooms;
