@@ -8,3 +8,6 @@ alter table secret_keys
     add column last_used_at timestamptz,
     -- From when it opens nothing: it was rotated, and its successor is in use.
     add column expires_at timestamptz;
+
+-- A new master key is for the secrets of all tenants.
+grant update (rtmp_out_url) on rooms to plenum_system;

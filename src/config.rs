@@ -48,6 +48,10 @@ pub struct Storage {
     /// otherwise.
     #[arg(long, env = "PLENUM_MASTER_KEY", hide_env_values = true)]
     pub master_key: Option<SecretString>,
+    /// The master key before that, which still opens what was sealed under it: for the time between a new
+    /// PLENUM_MASTER_KEY and the end of `plenum key rewrap`.
+    #[arg(long, env = "PLENUM_MASTER_KEY_PREVIOUS", hide_env_values = true)]
+    pub master_key_previous: Option<SecretString>,
 }
 
 /// Names of settings that are not flags.

@@ -7,7 +7,7 @@ use aws_lc_rs::{
     digest,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 
 /// Something that must be used, not only compared, and so is stored sealed.
 pub trait Secret: Sized {
@@ -17,11 +17,23 @@ pub trait Secret: Sized {
     fn as_bytes(&self) -> &[u8];
 }
 
-/// The key under which all sealed secrets of an installation stand (`PLENUM_MASTER_KEY`).
+/// The key under which all sealed secrets of an installation stand (`PLENUM_MASTER_KEY`). While it is being replaced, others
+/// open too: each sealed value says which one it is under.
 pub struct MasterKey {
-    id: [u8; KEY_ID_LEN],
+    /// Seals, and opens what it sealed.
+    current: Key,
+    /// Only open.
+    others: Vec<Key>,
+}
+
+struct Key {
+    id: KeyId,
     key: RandomizedNonceKey,
 }
+
+/// Tells master keys apart: the beginning of the key's SHA-256. It stands beside each sealed value, in bytes 2 to 5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyId([u8; KEY_ID_LEN]);
 
 /// Where a secret is stored. A value that was copied to another place does not open.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +54,7 @@ pub struct Sealed<T> {
 pub enum Unsealable {
     /// Sealed under another master key.
     #[error(
-        "a stored secret was sealed under another master key: start with the PLENUM_MASTER_KEY it was made with"
+        "a stored secret was sealed under another master key: give the PLENUM_MASTER_KEY that it was made with"
     )]
     OtherKey,
     /// Not a sealed value, not of this place, or changed since.
@@ -52,20 +64,36 @@ pub enum Unsealable {
 
 /// The text is not a master key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("PLENUM_MASTER_KEY must be 32 random bytes in base64, as `openssl rand -base64 32` prints")]
+#[error("a master key must be 32 random bytes in base64, as `openssl rand -base64 32` prints")]
 pub struct MalformedKey;
 
 impl MasterKey {
     /// The key from 32 bytes in base64.
     pub fn parse(text: &SecretString) -> Result<Self, MalformedKey> {
-        let bytes = BASE64_STANDARD
-            .decode(text.expose_secret().trim())
-            .map_err(|_| MalformedKey)?;
-        let bytes: [u8; 32] = bytes.try_into().map_err(|_| MalformedKey)?;
-        let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| MalformedKey)?;
-        let mut id = [0; KEY_ID_LEN];
-        id.copy_from_slice(&digest::digest(&digest::SHA256, &bytes).as_ref()[..KEY_ID_LEN]);
-        Ok(Self { id, key })
+        Ok(Self {
+            current: Key::parse(text)?,
+            others: Vec::new(),
+        })
+    }
+
+    /// Lets another key open too, from 32 bytes in base64.
+    pub fn and_opens(mut self, text: &SecretString) -> Result<Self, MalformedKey> {
+        self.others.push(Key::parse(text)?);
+        Ok(self)
+    }
+
+    /// The id of the key that seals.
+    pub fn id(&self) -> KeyId {
+        self.current.id
+    }
+
+    /// The ids of all keys that open.
+    pub fn ids(&self) -> Vec<KeyId> {
+        self.keys().map(|key| key.id).collect()
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        std::iter::once(&self.current).chain(&self.others)
     }
 
     /// A new key's text, from 32 random bytes.
@@ -76,7 +104,29 @@ impl MasterKey {
 
 impl std::fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "MasterKey({})", hex::encode(self.id))
+        let ids: Vec<String> = self.keys().map(|key| hex::encode(key.id.0)).collect();
+        write!(f, "MasterKey({})", ids.join(", "))
+    }
+}
+
+impl Key {
+    fn parse(text: &SecretString) -> Result<Self, MalformedKey> {
+        let bytes = BASE64_STANDARD.decode(text.expose_secret().trim());
+        let bytes = Zeroizing::new(bytes.map_err(|_| MalformedKey)?);
+        if bytes.len() != KEY_LEN {
+            return Err(MalformedKey);
+        }
+        let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| MalformedKey)?;
+        let mut id = [0; KEY_ID_LEN];
+        id.copy_from_slice(&digest::digest(&digest::SHA256, &bytes).as_ref()[..KEY_ID_LEN]);
+        Ok(Self { id: KeyId(id), key })
+    }
+}
+
+impl KeyId {
+    /// Its bytes, as they stand in a sealed value.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -131,18 +181,18 @@ impl<T: Secret> Sealed<T> {
     /// [`Unsealable::Damaged`] when the system has no randomness to give.
     pub fn seal(secret: &T, key: &MasterKey, place: &Place<'_>) -> Result<Self, Unsealable> {
         let mut body = secret.as_bytes().to_vec();
+        let Key { id, key } = &key.current;
         let nonce = key
-            .key
             .seal_in_place_append_tag(place.aad(), &mut body)
             .map_err(|_| Unsealable::Damaged)?;
-        let bytes = [&[VERSION][..], &key.id, nonce.as_ref(), &body].concat();
+        let bytes = [&[VERSION][..], &id.0, nonce.as_ref(), &body].concat();
         Ok(Self {
             bytes,
             of: PhantomData,
         })
     }
 
-    /// The secret, if it was sealed under `key` for `place`.
+    /// The secret, if it was sealed under `key`, or another one that opens with it, for `place`.
     pub fn open(&self, key: &MasterKey, place: &Place<'_>) -> Result<T, Unsealable> {
         let rest = self
             .bytes
@@ -151,9 +201,8 @@ impl<T: Secret> Sealed<T> {
         let (id, rest) = rest
             .split_first_chunk::<KEY_ID_LEN>()
             .ok_or(Unsealable::Damaged)?;
-        if *id != key.id {
-            return Err(Unsealable::OtherKey);
-        }
+        let key = key.keys().find(|key| key.id.0 == *id);
+        let key = key.ok_or(Unsealable::OtherKey)?;
         let (nonce, body) = rest
             .split_first_chunk::<NONCE_LEN>()
             .ok_or(Unsealable::Damaged)?;
@@ -164,10 +213,21 @@ impl<T: Secret> Sealed<T> {
             .map_err(|_| Unsealable::Damaged)?;
         T::from_bytes(plain)
     }
+
+    /// The same secret, sealed anew under `key`.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Sealed::open`].
+    pub fn reseal(&self, key: &MasterKey, place: &Place<'_>) -> Result<Self, Unsealable> {
+        Self::seal(&self.open(key, place)?, key, place)
+    }
 }
 
 /// Format of the stored bytes.
 const VERSION: u8 = 1;
+/// Of AES-256.
+const KEY_LEN: usize = 32;
 /// Enough of the key's SHA-256 to tell an installation's few master keys apart.
 const KEY_ID_LEN: usize = 4;
 
@@ -216,6 +276,25 @@ mod tests {
                 Err(Unsealable::Damaged)
             );
         }
+    }
+
+    #[test]
+    fn while_the_key_is_replaced_both_open_and_the_new_one_seals() {
+        let place = Place::new("apps", "secret", b"row 1");
+        let open =
+            |sealed: &Sealed<Word>, key: &MasterKey| sealed.open(key, &place).map(|word| word.0);
+        let word = Word(b"swordfish".to_vec());
+        let old = Sealed::seal(&word, &key(1), &place).unwrap();
+        let both = key(2).and_opens(&MasterKey::text([1; 32])).unwrap();
+        assert_eq!(open(&old, &both), Ok(b"swordfish".to_vec()));
+        let new = old.reseal(&both, &place).unwrap();
+        assert_eq!(open(&new, &key(2)), Ok(b"swordfish".to_vec()));
+        assert_eq!(open(&new, &key(1)), Err(Unsealable::OtherKey));
+        assert_eq!(new.as_stored()[1..5], *key(2).id().as_bytes());
+        assert_eq!(
+            old.reseal(&key(3), &place).err(),
+            Some(Unsealable::OtherKey)
+        );
     }
 
     #[test]

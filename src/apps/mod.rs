@@ -155,12 +155,35 @@ pub async fn default(conn: &mut db::System) -> Result<Option<App>, Error> {
 ///
 /// # Errors
 ///
-/// [`Error::Sealed`] for another key: with it, no webhook could be signed.
+/// [`Error::Sealed`] where some secret is under another key: with this one, that webhook could not be signed.
 pub async fn check_master_key(conn: &mut db::System, master_key: &MasterKey) -> Result<(), Error> {
-    if let Some((app, sealed)) = store::any_webhook_secret(conn).await? {
+    let found = store::any_webhook_secret(conn, &master_key.ids()).await?;
+    if let Some((app, sealed)) = found {
         sealed.open(master_key, &signing::secret_place(&app))?;
     }
     Ok(())
+}
+
+/// Seals all secrets of apps anew that are under another key than the one `master_key` seals with; how many there were.
+/// Broken off, it goes on where it is called again.
+///
+/// # Errors
+///
+/// [`Error::Sealed`] for one that `master_key` does not open.
+pub async fn rewrap(conn: &mut db::System, master_key: &MasterKey) -> Result<u64, Error> {
+    let (mut count, mut last) = (0, None);
+    loop {
+        let key = master_key.id();
+        let batch = store::webhook_secrets_not_under(conn, key, last, REWRAP_BATCH).await?;
+        if batch.is_empty() {
+            return Ok(count);
+        }
+        for (app, old) in batch {
+            let new = old.reseal(master_key, &signing::secret_place(&app))?;
+            count += store::replace_webhook_secret(conn, app, &old, &new).await?;
+            last = Some(app);
+        }
+    }
 }
 
 /// All apps, by name.
@@ -247,6 +270,9 @@ impl std::str::FromStr for AppName {
         }
     }
 }
+
+/// Secrets that a rewrap holds at a time.
+const REWRAP_BATCH: i64 = 100;
 
 #[cfg(test)]
 mod tests {

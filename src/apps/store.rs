@@ -9,7 +9,7 @@ use super::{App, AppName, Credential, Environment, Error, KeySummary, NewApp, Se
 use crate::{
     db::{System, constraint},
     id::{AppId, SecretKeyId},
-    sealed::Sealed,
+    sealed::{KeyId, Sealed},
     webhooks::SigningSecret,
 };
 
@@ -108,16 +108,61 @@ pub async fn default(conn: &mut System) -> sqlx::Result<Option<App>> {
     .await
 }
 
-/// A sealed webhook secret and whose it is: the default app's, where there is one.
+/// A sealed webhook secret and whose it is: one under none of `keys`, where there is one, or else the default app's.
 pub async fn any_webhook_secret(
     conn: &mut System,
+    keys: &[KeyId],
 ) -> sqlx::Result<Option<(AppId, Sealed<SigningSecret>)>> {
+    let keys: Vec<&[u8]> = keys.iter().map(KeyId::as_bytes).collect();
     let row = sqlx::query!(
-        r#"select id as "id: AppId", room_webhook_secret from apps order by is_default desc, id limit 1"#,
+        "select id, room_webhook_secret from apps
+         order by substring(room_webhook_secret from 2 for 4) = any ($1::bytea[]), is_default desc, id limit 1",
+        &keys as &[&[u8]],
     )
     .fetch_optional(&mut **conn)
     .await?;
     Ok(row.map(|row| (row.id, Sealed::from_stored(row.room_webhook_secret))))
+}
+
+/// Sealed webhook secrets under another key than this one, up to `limit`, of the apps after `after`.
+pub async fn webhook_secrets_not_under(
+    conn: &mut System,
+    key: KeyId,
+    after: Option<AppId>,
+    limit: i64,
+) -> sqlx::Result<Vec<(AppId, Sealed<SigningSecret>)>> {
+    let rows = sqlx::query!(
+        "select id, room_webhook_secret from apps
+         where ($2::bytea is null or id > $2) and substring(room_webhook_secret from 2 for 4) <> $1
+         order by id limit $3",
+        key.as_bytes(),
+        after as Option<AppId>,
+        limit,
+    )
+    .fetch_all(&mut **conn)
+    .await?;
+    let rows = rows.into_iter();
+    Ok(rows
+        .map(|row| (row.id, Sealed::from_stored(row.room_webhook_secret)))
+        .collect())
+}
+
+/// Puts `new` where `old` still is.
+pub async fn replace_webhook_secret(
+    conn: &mut System,
+    app: AppId,
+    old: &Sealed<SigningSecret>,
+    new: &Sealed<SigningSecret>,
+) -> sqlx::Result<u64> {
+    let result = sqlx::query!(
+        "update apps set room_webhook_secret = $3 where id = $1 and room_webhook_secret = $2",
+        app as AppId,
+        old.as_stored(),
+        new.as_stored(),
+    )
+    .execute(&mut **conn)
+    .await?;
+    Ok(result.rows_affected())
 }
 
 pub async fn list(conn: &mut System) -> sqlx::Result<Vec<App>> {

@@ -5,7 +5,7 @@ use std::{io::Write, time::Duration};
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{control, say, storage::Opened};
+use super::{control, rewrap, say, storage::Opened};
 use crate::{
     apps::{self, AppName, Environment, KeySummary, RotatedKey, SecretKey},
     clock::Clock,
@@ -79,6 +79,26 @@ Examples:
         #[command(flatten)]
         storage: Storage,
     },
+    /// Seal all stored secrets anew, under a new master key.
+    ///
+    /// What Plenum must be able to use, such as the secrets that sign webhooks, is stored sealed under the master key. Replace that
+    /// key when it may have leaked, or as often as your rules ask for. Broken off at any point, run it again: nothing is lost,
+    /// since what is sealed anew already stays, and both keys open meanwhile. Backups of the
+    /// database that were made before need the old key.
+    #[command(after_long_help = "\
+With a private database (no DATABASE_URL), stop the server, and run this, which makes the new key itself and stores
+it as master.key in the data directory:
+  plenum key rewrap
+
+With DATABASE_URL, servers go on meanwhile:
+  1. make a new key with `openssl rand -base64 32`
+  2. restart every server with it as PLENUM_MASTER_KEY, and the old one as PLENUM_MASTER_KEY_PREVIOUS
+  3. run `plenum key rewrap` with the same settings
+  4. restart every server without PLENUM_MASTER_KEY_PREVIOUS")]
+    Rewrap {
+        #[command(flatten)]
+        storage: Storage,
+    },
 }
 
 pub async fn run(command: Command) -> anyhow::Result<()> {
@@ -121,6 +141,7 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
             let closed = opened.close().await;
             rotated.and(told).and(closed)
         }
+        Command::Rewrap { storage } => rewrap::run(&storage).await,
     }
 }
 

@@ -7,6 +7,7 @@ mod key;
 mod migrate;
 pub mod node;
 mod openapi;
+mod rewrap;
 mod serve;
 mod storage;
 mod token;
@@ -46,7 +47,7 @@ enum Command {
     /// Create and list apps, the tenants.
     #[command(subcommand)]
     App(app::Command),
-    /// Create, list, rotate and revoke secret keys.
+    /// Create, list, rotate and revoke secret keys; replace the master key.
     #[command(subcommand)]
     Key(key::Command),
     /// Rotate the secrets that apps' tokens are signed with.

@@ -1,12 +1,18 @@
 //! Opens what a command works on: the given Postgres or the private cluster, and the master key.
 
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 
 use anyhow::Context;
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::{
     apps,
@@ -132,15 +138,17 @@ impl Opened {
     }
 }
 
-/// The master key: the one given, or with a private cluster the one beside it, made when there is no app yet.
+/// The master key: the one given, or with a private cluster the one beside it, made when there is no app yet. While it is
+/// being replaced, the other one opens too.
 ///
 /// # Errors
 ///
 /// When it is missing, or is not the one that the secrets in the database are sealed under.
 pub async fn master_key(storage: &Storage, conn: &mut System) -> anyhow::Result<MasterKey> {
-    let path = storage.data_dir.join("master.key");
-    let (key, from) = if let Some(given) = &storage.master_key {
-        (MasterKey::parse(given)?, "PLENUM_MASTER_KEY".to_owned())
+    let path = storage.data_dir.join(MASTER_KEY);
+    let (mut key, from) = if let Some(given) = &storage.master_key {
+        let from = "PLENUM_MASTER_KEY".to_owned();
+        (MasterKey::parse(given).with_context(|| from.clone())?, from)
     } else if storage.db.database_url.is_some() {
         anyhow::bail!(
             "with DATABASE_URL, PLENUM_MASTER_KEY is needed too: make one with `openssl rand -base64 32` and keep it \
@@ -148,21 +156,40 @@ pub async fn master_key(storage: &Storage, conn: &mut System) -> anyhow::Result<
         );
     } else {
         let from = format!("the master key in {}", path.display());
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => SecretString::from(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let text = match read(&path).with_context(|| format!("{from} cannot be read"))? {
+            Some(text) => text,
+            None => {
                 anyhow::ensure!(
                     apps::list(conn).await?.is_empty(),
                     "{from} is lost, and stored secrets cannot be read without it: put it back from your backup"
                 );
                 make_key(&path)?
             }
-            Err(error) => return Err(error).with_context(|| format!("{from} cannot be read")),
         };
-        (MasterKey::parse(&text).with_context(|| from.clone())?, from)
+        let mut key = MasterKey::parse(&text).with_context(|| from.clone())?;
+        let next = storage.data_dir.join(NEXT_MASTER_KEY);
+        let context = || format!("the master key in {}", next.display());
+        if let Some(text) = read(&next).with_context(context)? {
+            warn!("`plenum key rewrap` was broken off; run it again");
+            key = key.and_opens(&text).with_context(context)?;
+        }
+        (key, from)
     };
+    if let Some(previous) = &storage.master_key_previous {
+        let opens = key.and_opens(previous);
+        key = opens.context("PLENUM_MASTER_KEY_PREVIOUS")?;
+    }
     apps::check_master_key(conn, &key).await.context(from)?;
     Ok(key)
+}
+
+/// The text of a key's file, where there is one.
+fn read(path: &Path) -> io::Result<Option<SecretString>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn make_key(path: &Path) -> anyhow::Result<SecretString> {
@@ -176,6 +203,17 @@ fn make_key(path: &Path) -> anyhow::Result<SecretString> {
         .with_context(context)?;
     file.write_all(text.expose_secret().as_bytes())
         .and_then(|()| file.sync_all())
+        .and_then(|()| path.parent().map_or(Ok(()), sync_dir))
         .with_context(context)?;
     Ok(text)
 }
+
+/// Returns once the names of a directory's files are on the disk.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    fs::File::open(dir)?.sync_all()
+}
+
+/// The master key of a private cluster, in the data directory.
+pub const MASTER_KEY: &str = "master.key";
+/// The one that is to take its place, while `plenum key rewrap` is under way.
+pub const NEXT_MASTER_KEY: &str = "master.key.next";

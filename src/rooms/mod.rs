@@ -20,6 +20,7 @@ pub use self::{
     store::{Filter, Page},
 };
 use crate::{
+    db::System,
     deadlines::{self, Due, Kind},
     id::{AppId, RoomId},
     meetings::{self, EndReason},
@@ -273,6 +274,28 @@ pub async fn expire(tx: &mut PgTransaction<'_>, due: &Due) -> Result<bool, Error
     Ok(true)
 }
 
+/// Seals all secrets of rooms anew that are under another key than the one `master_key` seals with; how many there were.
+/// Broken off, it goes on where it is called again.
+///
+/// # Errors
+///
+/// [`Error::Sealed`] for one that `master_key` does not open.
+pub async fn rewrap(conn: &mut System, master_key: &MasterKey) -> Result<u64, Error> {
+    let (mut count, mut last) = (0, None);
+    loop {
+        let key = master_key.id();
+        let batch = store::rtmp_urls_not_under(conn, key, last, REWRAP_BATCH).await?;
+        if batch.is_empty() {
+            return Ok(count);
+        }
+        for (room, old) in batch {
+            let new = old.reseal(master_key, &rtmp::place(&room))?;
+            count += store::replace_rtmp_url(conn, room, &old, &new).await?;
+            last = Some(room);
+        }
+    }
+}
+
 impl Room {
     /// Where its composition is streamed to.
     ///
@@ -384,6 +407,9 @@ const RESERVED: &[&str] = &[
     "admin", "api", "assets", "auth", "config", "console", "docs", "health", "join", "login",
     "logout", "metrics", "openapi", "ready", "rooms", "sdk", "static", "whep", "whip", "ws",
 ];
+
+/// Secrets that a rewrap holds at a time.
+const REWRAP_BATCH: i64 = 100;
 
 #[cfg(test)]
 mod tests {

@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, types::Json};
 
-use super::{Error, PasswordHash, Privacy, Room, RoomName, Rules};
+use super::{Error, PasswordHash, Privacy, Room, RoomName, RtmpUrl, Rules};
 use crate::{
-    db::constraint,
+    db::{System, constraint},
     id::{AppId, RoomId},
-    sealed::Sealed,
+    sealed::{KeyId, Sealed},
     webhooks::RoomUrls,
 };
 
@@ -275,4 +275,45 @@ pub async fn archive(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Sealed RTMP URLs under another key than this one, up to `limit`, of the rooms after `after`, archived or not.
+pub async fn rtmp_urls_not_under(
+    conn: &mut System,
+    key: KeyId,
+    after: Option<RoomId>,
+    limit: i64,
+) -> sqlx::Result<Vec<(RoomId, Sealed<RtmpUrl>)>> {
+    let rows = sqlx::query!(
+        r#"select id, rtmp_out_url as "rtmp_out_url!" from rooms
+           where ($2::bytea is null or id > $2) and substring(rtmp_out_url from 2 for 4) <> $1
+           order by id limit $3"#,
+        key.as_bytes(),
+        after as Option<RoomId>,
+        limit,
+    )
+    .fetch_all(&mut **conn)
+    .await?;
+    let rows = rows.into_iter();
+    Ok(rows
+        .map(|row| (row.id, Sealed::from_stored(row.rtmp_out_url)))
+        .collect())
+}
+
+/// Puts `new` where `old` still is.
+pub async fn replace_rtmp_url(
+    conn: &mut System,
+    room: RoomId,
+    old: &Sealed<RtmpUrl>,
+    new: &Sealed<RtmpUrl>,
+) -> sqlx::Result<u64> {
+    let result = sqlx::query!(
+        "update rooms set rtmp_out_url = $3 where id = $1 and rtmp_out_url = $2",
+        room as RoomId,
+        old.as_stored(),
+        new.as_stored(),
+    )
+    .execute(&mut **conn)
+    .await?;
+    Ok(result.rows_affected())
 }

@@ -313,15 +313,17 @@ fn the_functions_that_see_every_tenant_are_these() {
     assert_eq!(
         found,
         [
-            "apps::any_webhook_secret", // the start tries the master key on one
-            "apps::by_key",             // a key says which app it is of
-            "apps::by_name",            // a host says which app it is of
-            "apps::default",            // localhost says which app it is of
-            "apps::keys",               // an operator's listing
-            "apps::list",               // an operator's listing
-            "apps::revoke_key",         // an operator's command
-            "apps::write_uses",         // one loop writes the uses of all keys
-            "deadlines::due_of_rooms",  // one loop fires the deadlines of all rooms
+            "apps::any_webhook_secret",        // the start tries the master key on one
+            "apps::by_key",                    // a key says which app it is of
+            "apps::by_name",                   // a host says which app it is of
+            "apps::default",                   // localhost says which app it is of
+            "apps::keys",                      // an operator's listing
+            "apps::list",                      // an operator's listing
+            "apps::replace_webhook_secret",    // a new master key is for all secrets
+            "apps::revoke_key",                // an operator's command
+            "apps::webhook_secrets_not_under", // as that
+            "apps::write_uses",                // one loop writes the uses of all keys
+            "deadlines::due_of_rooms",         // one loop fires the deadlines of all rooms
             "deadlines::next_of_rooms",
             "meetings::claim",    // a node takes over whatever nobody owns
             "meetings::commands", // a node carries the commands of all its meetings
@@ -329,6 +331,8 @@ fn the_functions_that_see_every_tenant_are_these() {
             "meetings::renew",    // one statement renews all leases of a node
             "meetings::totals",
             "tokens::app_of",  // a token says which app it is of
+            "rooms::replace_rtmp_url", // a new master key is for all secrets
+            "rooms::rtmp_urls_not_under",
             "webhooks::claim", // one dispatcher serves all apps
             "webhooks::record",
             "webhooks::record_gone",

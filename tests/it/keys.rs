@@ -270,7 +270,7 @@ fn an_overlap_has_a_unit_and_is_90_days_at_most() {
 
 #[test]
 fn the_help_of_each_key_command_has_an_example_that_the_command_line_understands() {
-    for command in ["create", "list", "revoke", "rotate"] {
+    for command in ["create", "list", "revoke", "rotate", "rewrap"] {
         let help = run(&["key", command, "--help"], &[]);
         let examples: Vec<&str> = help
             .lines()

@@ -13,6 +13,7 @@ mod keys;
 mod meetings;
 mod receiver;
 mod rooms;
+mod sealed;
 #[expect(clippy::large_futures, reason = "those of the webrtc crate are")]
 mod sfu;
 mod signaling;
