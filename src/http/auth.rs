@@ -45,8 +45,10 @@ impl FromRequest for AuthenticatedApp {
             let shared = shared(&request)?;
             let key = secret_key(&request).ok_or_else(ApiError::unauthorized)?;
             let credential = shared.keyring.authenticate(&key).await?;
-            let App { id, name, .. } = credential.ok_or_else(ApiError::unauthorized)?.app;
-            Ok(Self { id, name })
+            let credential = credential.ok_or_else(ApiError::unauthorized)?;
+            let App { id, name, .. } = &credential.app;
+            let name = name.clone();
+            Ok(Self { id: *id, name })
         })
     }
 }

@@ -152,3 +152,27 @@ pub async fn rotate(
     store::retire(tx, app, now + overlap, now).await?;
     create_secret(tx, app, master_key, now, rng).await
 }
+
+/// Seals all secrets anew that are under another key than the one `master_key` seals with; how many there were. Broken off,
+/// it goes on where it is called again.
+///
+/// # Errors
+///
+/// [`Error::Sealed`] for one that `master_key` does not open.
+pub async fn rewrap(conn: &mut System, master_key: &MasterKey) -> Result<u64, Error> {
+    let (mut count, mut last) = (0, None);
+    loop {
+        let batch = store::not_under(conn, master_key.id(), last, REWRAP_BATCH).await?;
+        if batch.is_empty() {
+            return Ok(count);
+        }
+        for (id, old) in batch {
+            let new = old.reseal(master_key, &TokenSecret::place(&id))?;
+            count += store::replace(conn, id, &old, &new).await?;
+            last = Some(id);
+        }
+    }
+}
+
+/// Secrets sealed anew with one look-up.
+const REWRAP_BATCH: i64 = 100;

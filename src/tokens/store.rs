@@ -7,7 +7,7 @@ use super::TokenSecret;
 use crate::{
     db::System,
     id::{AppId, TokenSecretId},
-    sealed::Sealed,
+    sealed::{KeyId, Sealed},
 };
 
 /// Stores the secret that signs from now on; nothing where the app has one that does.
@@ -95,4 +95,45 @@ pub async fn retire(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Secrets, of ids beyond `after`, that are sealed under another master key than `key`.
+pub async fn not_under(
+    conn: &mut System,
+    key: KeyId,
+    after: Option<TokenSecretId>,
+    limit: i64,
+) -> sqlx::Result<Vec<(TokenSecretId, Sealed<TokenSecret>)>> {
+    let rows = sqlx::query!(
+        "select id, secret from token_secrets
+         where ($2::bytea is null or id > $2) and substring(secret from 2 for 4) <> $1
+         order by id limit $3",
+        key.as_bytes(),
+        after as Option<TokenSecretId>,
+        limit,
+    )
+    .fetch_all(&mut **conn)
+    .await?;
+    let rows = rows.into_iter();
+    Ok(rows
+        .map(|row| (row.id, Sealed::from_stored(row.secret)))
+        .collect())
+}
+
+/// Puts `new` where `old` still is.
+pub async fn replace(
+    conn: &mut System,
+    id: TokenSecretId,
+    old: &Sealed<TokenSecret>,
+    new: &Sealed<TokenSecret>,
+) -> sqlx::Result<u64> {
+    let result = sqlx::query!(
+        "update token_secrets set secret = $3 where id = $1 and secret = $2",
+        id as TokenSecretId,
+        old.as_stored(),
+        new.as_stored(),
+    )
+    .execute(&mut **conn)
+    .await?;
+    Ok(result.rows_affected())
 }

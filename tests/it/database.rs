@@ -330,9 +330,11 @@ fn the_functions_that_see_every_tenant_are_these() {
             "meetings::forget_late_commands", // commands that came when their meeting was just over
             "meetings::renew",    // one statement renews all leases of a node
             "meetings::totals",
-            "tokens::app_of",  // a token says which app it is of
             "rooms::replace_rtmp_url", // a new master key is for all secrets
             "rooms::rtmp_urls_not_under",
+            "tokens::app_of",    // a token says which app it is of
+            "tokens::not_under", // a new master key is for all secrets
+            "tokens::replace",
             "webhooks::claim", // one dispatcher serves all apps
             "webhooks::record",
             "webhooks::record_gone",
