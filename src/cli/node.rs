@@ -100,6 +100,7 @@ impl Node {
             reach: config.webhooks.reach(),
             base_domain: config.http.base_domain.clone(),
             public_host: config.http.public_host(),
+            trusted_proxies: config.http.trusted_proxies.clone().into(),
             default_app,
             ready: Arc::new(AtomicBool::new(false)),
             stopping: CancellationToken::new(),

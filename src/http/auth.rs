@@ -8,7 +8,7 @@ use actix_web::{
 };
 use futures_util::future::LocalBoxFuture;
 
-use super::{Shared, error::ApiError};
+use super::{Shared, error::ApiError, peer::Origin};
 use crate::{
     apps::{self, App, AppName, SecretKey},
     id::AppId,
@@ -61,7 +61,7 @@ impl FromRequest for HostApp {
         let request = request.clone();
         Box::pin(async move {
             let shared = shared(&request)?;
-            let host = host(&request);
+            let host = host(&request, &Origin::of(&request, &shared.trusted_proxies));
             let app = match tenant(host.as_ref(), &shared.base_domain) {
                 _ if host.is_some() && host == shared.public_host => shared.default_app.clone(),
                 Tenant::Default => shared.default_app.clone(),
@@ -105,12 +105,13 @@ enum Tenant {
     Nobody,
 }
 
-/// The host that the request names: in its target (HTTP/2, proxies) or else in its one `Host` header (RFC 9112, section
-/// 3.2). What others forward in headers of their own is not asked: anybody may send those.
-fn host(request: &HttpRequest) -> Option<url::Host> {
-    let authority = match request.uri().authority() {
-        Some(authority) => authority.clone(),
-        None => {
+/// The host that the request names: by a trusted proxy, in its target (HTTP/2, proxies), or else in its one `Host` header
+/// (RFC 9112, section 3.2).
+pub fn host(request: &HttpRequest, origin: &Origin) -> Option<url::Host> {
+    let authority = match (&origin.forwarded_host, request.uri().authority()) {
+        (Some(forwarded), _) => Authority::try_from(forwarded.as_str()).ok()?,
+        (None, Some(authority)) => authority.clone(),
+        (None, None) => {
             let mut given = request.headers().get_all(header::HOST);
             let (Some(host), None) = (given.next(), given.next()) else {
                 return None;
@@ -177,9 +178,14 @@ mod tests {
 
     use super::*;
 
+    fn host_of(request: TestRequest) -> Option<url::Host> {
+        let request = request.to_http_request();
+        host(&request, &Origin::of(&request, &[]))
+    }
+
     fn at(authority: &str) -> Tenant {
         let request = TestRequest::default().insert_header((header::HOST, authority));
-        let host = host(&request.to_http_request());
+        let host = host_of(request);
         tenant(host.as_ref(), "meet.example.com")
     }
 
@@ -235,7 +241,7 @@ mod tests {
     fn the_target_of_a_request_goes_before_its_host_header() {
         let request = TestRequest::with_uri("http://acme.meet.example.com:80/standup")
             .insert_header((header::HOST, "localhost"));
-        let host = host(&request.to_http_request());
+        let host = host_of(request);
         let named = Tenant::Named("acme".parse().unwrap());
         assert_eq!(tenant(host.as_ref(), "meet.example.com"), named);
     }

@@ -7,6 +7,7 @@ mod health;
 mod methods;
 mod openapi;
 mod page;
+mod peer;
 mod server;
 mod v1;
 mod warnings;
@@ -16,6 +17,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
+use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -44,6 +46,11 @@ pub struct Config {
     /// Domain under which each app has its sub-domain; on localhost the default app answers.
     #[arg(long, env = "PLENUM_BASE_DOMAIN", default_value = "localhost", value_parser = domain)]
     pub base_domain: String,
+    /// Addresses and networks of proxies that are believed about whom they speak for, such as 10.0.0.0/8,192.0.2.7. Each
+    /// has to append to X-Forwarded-For, or, where it sends Forwarded instead, to drop the X-Forwarded-For of others. From
+    /// anybody else such headers count for nothing. Behind a proxy that is not named here, all clients are one.
+    #[arg(long, env = "PLENUM_TRUSTED_PROXIES", value_delimiter = ',', value_parser = peer::network)]
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Config {
@@ -83,6 +90,8 @@ pub struct Shared {
     pub base_domain: String,
     /// The host of `PLENUM_PUBLIC_URL`, where that is given.
     pub public_host: Option<url::Host>,
+    /// Proxies that are believed about whom they speak for.
+    pub trusted_proxies: Arc<[IpNet]>,
     /// The app that answers on localhost and on `public_host`.
     pub default_app: Option<App>,
     /// Whether all parts run.

@@ -19,7 +19,7 @@ use tracing::{Instrument, info, info_span};
 use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{Shared, auth::HostApp, error::ApiError, methods, openapi, page};
+use super::{Shared, auth::HostApp, error::ApiError, methods, openapi, page, peer::Origin};
 use crate::signaling::{self, protocol::LONGEST_FRAME};
 
 tokio::task_local! {
@@ -78,7 +78,14 @@ async fn pass(
     let id = given_id(request.request())
         .unwrap_or_else(|| format!("{:016x}", rand::rng().random::<u64>()));
     request.headers_mut().remove(REQUEST_ID_HEADER);
-    let span = info_span!("request", request.id = %id, http.method = %request.method(), http.path = %request.path());
+    let secure = Origin::of(request.request(), &shared.trusted_proxies).secure;
+    let span = info_span!(
+        "request",
+        request.id = %id,
+        http.method = %request.method(),
+        http.scheme = if secure { "https" } else { "http" },
+        http.path = %request.path(),
+    );
     // The connection remembers that it was HEAD, and sends no body.
     if request.method() == Method::HEAD {
         request.head_mut().method = Method::GET;

@@ -48,6 +48,8 @@ pub struct TestApp {
     /// Opens what is sealed in it.
     pub master_key: Arc<MasterKey>,
     node: Option<Node>,
+    /// Settings beside those that all tests have.
+    args: &'static [&'static str],
 }
 
 /// An app with its secret key.
@@ -67,19 +69,21 @@ struct Settings {
 impl TestApp {
     /// A server on the test's database; it is the 17th of March 2030.
     pub async fn new(pool: PgPool) -> Self {
-        Self::start(
-            pool,
-            Clock::manual(DateTime::from_timestamp(1_900_000_000, 0).unwrap()),
-        )
-        .await
+        Self::with(pool, &[]).await
     }
 
     /// A server whose clock stands at the present.
     pub async fn at_present(pool: PgPool) -> Self {
-        Self::start(pool, Clock::manual(Clock::system().now())).await
+        Self::start(pool, Clock::manual(Clock::system().now()), &[]).await
     }
 
-    async fn start(pool: PgPool, clock: Clock) -> Self {
+    /// A server with settings of its own.
+    pub async fn with(pool: PgPool, args: &'static [&'static str]) -> Self {
+        let clock = Clock::manual(DateTime::from_timestamp(1_900_000_000, 0).unwrap());
+        Self::start(pool, clock, args).await
+    }
+
+    async fn start(pool: PgPool, clock: Clock, args: &'static [&'static str]) -> Self {
         let db = Db::new(&pool.connect_options());
         let master_key = Arc::new(MasterKey::parse(&MasterKey::text([7; 32])).unwrap());
         let app = tenant(&db, &clock, &master_key, "acme", true).await;
@@ -92,6 +96,7 @@ impl TestApp {
             http: reqwest::Client::new(),
             master_key,
             node: None,
+            args,
         };
         test.start_node();
         test
@@ -112,7 +117,7 @@ impl TestApp {
             "--meeting-lease",
             "60s",
         ];
-        let config = Settings::parse_from(args).config;
+        let config = Settings::parse_from(args.iter().chain(self.args)).config;
         let parts = Parts {
             db: self.db.clone(),
             clock: self.clock.clone(),

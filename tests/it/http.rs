@@ -13,21 +13,21 @@ use crate::app::{TestApp, soon};
 
 /// An answer as it came over the wire.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     /// By lower-case name.
     headers: HashMap<String, String>,
-    body: String,
+    pub body: String,
 }
 
 impl Answer {
     /// The answer to `request`, a head whose `Host` the caller gives, on a connection of its own.
-    async fn to(test: &TestApp, request: &str) -> Self {
+    pub async fn to(test: &TestApp, request: &str) -> Self {
         let mut stream = TcpStream::connect(&test.address).await.unwrap();
         Self::on(&mut stream, request).await
     }
 
-    async fn on(stream: &mut TcpStream, request: &str) -> Self {
+    pub async fn on(stream: &mut TcpStream, request: &str) -> Self {
         stream.write_all(request.as_bytes()).await.unwrap();
         soon(request, Self::read(stream, request.starts_with("HEAD"))).await
     }
@@ -61,12 +61,12 @@ impl Answer {
         }
     }
 
-    fn header(&self, name: &str) -> &str {
+    pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
     /// The code of an error that has our shape.
-    fn code(&self) -> String {
+    pub fn code(&self) -> String {
         let error: Value = serde_json::from_str(&self.body)
             .unwrap_or_else(|_| panic!("{} is no error of ours: {:?}", self.status, self.body));
         assert_eq!(error["success"], false, "{error}");

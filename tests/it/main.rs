@@ -11,6 +11,7 @@ mod deadlines;
 mod http;
 mod keys;
 mod meetings;
+mod ops;
 mod receiver;
 mod rooms;
 mod sealed;
