@@ -27,6 +27,8 @@ struct System {
     started: Instant,
     /// Microseconds from `started` to the unix epoch's clock: what is added to the monotonic time.
     base: AtomicI64,
+    /// How far it was behind Postgres's time when it last followed, in microseconds.
+    offset: AtomicI64,
     /// Latest time told, in unix microseconds: what keeps the clock from running back.
     told: AtomicI64,
     /// What the kernel's clocks show, at the start and now.
@@ -76,6 +78,7 @@ impl Clock {
         Self(Arc::new(Source::System(System {
             started,
             base,
+            offset: AtomicI64::new(0),
             told: AtomicI64::new(i64::MIN),
             clocks: (Clocks::read(), Clocks::read),
         })))
@@ -129,6 +132,14 @@ impl Clock {
         match (&*self.0, best) {
             (Source::System(system), Some(best)) => system.follow(best),
             _ => TimeDelta::zero(),
+        }
+    }
+
+    /// How far this clock was behind Postgres's when it last followed it; of a manual clock nothing.
+    pub fn offset(&self) -> TimeDelta {
+        match &*self.0 {
+            Source::System(system) => TimeDelta::microseconds(system.offset.load(Relaxed)),
+            Source::Manual(_) => TimeDelta::zero(),
         }
     }
 
@@ -203,7 +214,9 @@ impl System {
             .unwrap_or(i64::MAX);
         let base = sample.theirs.timestamp_micros().saturating_sub(elapsed);
         let old = self.base.swap(base, Relaxed);
-        TimeDelta::microseconds(base.saturating_sub(old))
+        let offset = base.saturating_sub(old);
+        self.offset.store(offset, Relaxed);
+        TimeDelta::microseconds(offset)
     }
 }
 
@@ -234,6 +247,7 @@ mod tests {
             "{off}"
         );
         assert!(clock.now() >= before);
+        assert_eq!(clock.offset(), off);
 
         clock.follow(&[Sample {
             sent,

@@ -103,6 +103,17 @@ pub struct Db {
 #[derive(Debug)]
 pub struct System(PoolConnection<Postgres>);
 
+/// Connections of a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Connections {
+    /// How many are open.
+    pub open: u32,
+    /// How many of them nobody uses.
+    pub idle: u32,
+    /// How many there can be.
+    pub limit: u32,
+}
+
 impl Deref for System {
     type Target = PgConnection;
     fn deref(&self) -> &PgConnection {
@@ -283,6 +294,19 @@ impl Db {
     /// Asks Postgres for an answer.
     pub async fn ping(&self) -> sqlx::Result<()> {
         self.system().await?.ping().await
+    }
+
+    /// How the pools are, by name.
+    pub fn pools(&self) -> [(&'static str, Connections); 2] {
+        [("app", &self.app), ("system", &self.system)].map(|(name, pool)| {
+            let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+            let connections = Connections {
+                open: pool.size(),
+                idle,
+                limit: pool.options().get_max_connections(),
+            };
+            (name, connections)
+        })
     }
 
     /// Closes the connections once they are free.

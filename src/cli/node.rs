@@ -105,6 +105,8 @@ impl Node {
             ready: Arc::new(AtomicBool::new(false)),
             stopping: CancellationToken::new(),
             figures: Arc::default(),
+            metrics: Arc::new(http::Metrics::new(clock.now())),
+            metrics_token: config.http.metrics_token.clone(),
             started: clock.instant(),
         };
         let (ready, stopping) = (shared.ready.clone(), shared.stopping.clone());

@@ -145,16 +145,18 @@ fn is_domain(host: Option<&url::Host>, domain: &str) -> bool {
     matches!(host, Some(url::Host::Domain(host)) if host == domain)
 }
 
+/// The credential of the `Bearer` scheme, whose case does not matter (RFC 9110, section 11.1).
+pub fn bearer(request: &HttpRequest) -> Option<&str> {
+    let value = request.headers().get(header::AUTHORIZATION)?;
+    let (scheme, credential) = value.to_str().ok()?.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("Bearer")
+        .then_some(credential.trim())
+}
+
 fn secret_key(request: &HttpRequest) -> Option<SecretKey> {
-    let bearer = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    // The scheme's case does not matter (RFC 9110, section 11.1).
-    if let Some((scheme, key)) = bearer.and_then(|value| value.split_once(' '))
-        && scheme.eq_ignore_ascii_case("Bearer")
-    {
-        return key.trim().parse().ok();
+    if let Some(key) = bearer(request) {
+        return key.parse().ok();
     }
     let query = url::form_urlencoded::parse(request.query_string().as_bytes());
     query

@@ -5,6 +5,7 @@ mod body;
 mod error;
 mod health;
 mod methods;
+mod metrics;
 mod openapi;
 mod page;
 mod peer;
@@ -18,10 +19,11 @@ use std::sync::{
 };
 
 use ipnet::IpNet;
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-pub use self::{health::Figures, openapi::document, server::serve};
+pub use self::{health::Figures, metrics::Metrics, openapi::document, server::serve};
 use crate::{
     apps::{App, Keyring},
     clock::Clock,
@@ -51,6 +53,10 @@ pub struct Config {
     /// anybody else such headers count for nothing. Behind a proxy that is not named here, all clients are one.
     #[arg(long, env = "PLENUM_TRUSTED_PROXIES", value_delimiter = ',', value_parser = peer::network)]
     pub trusted_proxies: Vec<IpNet>,
+    /// Opens `/metrics` as `Authorization: Bearer`, 16 to 200 characters. Programs on this machine need none: so a proxy on
+    /// this machine has to keep the host that it was asked for, or to add its headers.
+    #[arg(long, env = "PLENUM_METRICS_TOKEN", hide_env_values = true, value_parser = metrics::token)]
+    pub metrics_token: Option<SecretString>,
 }
 
 impl Config {
@@ -100,6 +106,10 @@ pub struct Shared {
     pub stopping: CancellationToken,
     /// What `/health` tells of all apps.
     pub figures: Arc<Figures>,
+    /// What is counted for Prometheus.
+    pub metrics: Arc<Metrics>,
+    /// Opens the figures to others than programs on this machine.
+    pub metrics_token: Option<SecretString>,
     /// Since when the server has been running.
     pub started: std::time::Instant,
 }

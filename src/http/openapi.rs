@@ -10,7 +10,7 @@ use utoipa::{
 };
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
-use super::{error, health, v1};
+use super::{error, health, metrics, v1};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -61,7 +61,8 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(v1::tokens::create_token)
         .service(v1::tokens::validate_token)
         .service(health::health)
-        .service(health::ready);
+        .service(health::ready)
+        .service(metrics::metrics);
 }
 
 /// The OpenAPI 3.1 document of the server.

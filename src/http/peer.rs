@@ -61,6 +61,28 @@ impl Origin {
     }
 }
 
+/// Whether the request came from a program on this machine, by its own account too: over loopback, for a host that is
+/// loopback, and with nothing in it that a proxy adds.
+pub fn is_local(request: &HttpRequest, host: Option<&url::Host>) -> bool {
+    let added = [
+        X_FORWARDED_FOR,
+        X_FORWARDED_HOST,
+        X_FORWARDED_PROTO,
+        header::FORWARDED,
+        header::VIA,
+    ];
+    let headers = request.headers();
+    let for_this_machine = match host {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(domain)) => domain == "localhost",
+        None => false,
+    };
+    peer(request).is_loopback()
+        && for_this_machine
+        && !added.iter().any(|name| headers.contains_key(name))
+}
+
 /// An address or a network, for `PLENUM_TRUSTED_PROXIES`.
 pub fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();

@@ -86,6 +86,8 @@ async fn pass(
         http.scheme = if secure { "https" } else { "http" },
         http.path = %request.path(),
     );
+    let method = request.method().clone();
+    let in_flight = shared.metrics.request();
     // The connection remembers that it was HEAD, and sends no body.
     if request.method() == Method::HEAD {
         request.head_mut().method = Method::GET;
@@ -107,10 +109,14 @@ async fn pass(
         let head = answer.response_mut().head_mut();
         head.set_connection_type(ConnectionType::Close);
     }
+    drop(in_flight);
+    let (status, took) = (answer.status(), started.elapsed());
+    let route = answer.request().match_pattern();
+    shared.metrics.answered(route, &method, status, took);
     let _span = span.enter();
     info!(
-        http.status = answer.status().as_u16(),
-        duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        http.status = status.as_u16(),
+        duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         "answered"
     );
     let headers = answer.headers_mut();
@@ -158,9 +164,11 @@ async fn socket(
         stopping,
         ..
     } = Shared::clone(&shared);
-    actix_web::rt::spawn(signaling::connect(
-        app.0.id, meetings, clock, session, messages, stopping,
-    ));
+    let open = shared.metrics.socket();
+    actix_web::rt::spawn(async move {
+        signaling::connect(app.0.id, meetings, clock, session, messages, stopping).await;
+        drop(open);
+    });
     Ok(response)
 }
 

@@ -214,6 +214,11 @@ impl Meetings {
         }))
     }
 
+    /// How many meetings this node owns.
+    pub fn count(&self) -> usize {
+        self.0.owned().len()
+    }
+
     /// Lets somebody into the meeting of a room, which begins if there is none. What they are told goes to `outbox`.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod store;
 
 use std::{num::NonZeroU16, time::Duration};
 
+use chrono::{DateTime, Utc};
 use clap::builder::BoolishValueParser;
 use sqlx::PgConnection;
 
@@ -21,6 +22,7 @@ pub use self::{
     guard::{Reach, UrlError, check_url},
     signing::SigningSecret,
 };
+use crate::db::Db;
 
 /// Settings of webhooks.
 #[derive(clap::Args, Clone, Debug)]
@@ -64,6 +66,20 @@ pub enum Error {
         "the HTTP client for webhooks could not be made; are root certificates (ca-certificates) installed? {0}"
     )]
     Client(#[from] reqwest::Error),
+}
+
+/// Deliveries that have not ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Backlog {
+    /// How many may be attempted now.
+    pub due: i64,
+    /// How many wait for their next attempt, or for the end of the one under way.
+    pub later: i64,
+}
+
+/// The deliveries of all apps that have not ended at `now`.
+pub async fn backlog(db: &Db, now: DateTime<Utc>) -> sqlx::Result<Backlog> {
+    store::backlog(&mut db.system().await?, now).await
 }
 
 /// Writes `events`, and the delivery of each for which its room has a URL.

@@ -3,11 +3,23 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Connection, PgConnection};
 
-use super::{event::Event, guard};
+use super::{Backlog, event::Event, guard};
 use crate::{
     db,
     id::{AppId, DeliveryId, EndpointId, EventId, MeetingId},
 };
+
+/// Counts the deliveries that have not ended.
+pub(super) async fn backlog(system: &mut db::System, now: DateTime<Utc>) -> sqlx::Result<Backlog> {
+    sqlx::query_as!(
+        Backlog,
+        r#"select count(*) filter (where due_at <= $1) as "due!", count(*) filter (where due_at > $1) as "later!"
+           from webhook_deliveries where due_at is not null"#,
+        now,
+    )
+    .fetch_one(&mut **system)
+    .await
+}
 
 /// Writes events with their bodies, and, where they have a URL, the URL's endpoint and the delivery to it.
 ///

@@ -335,7 +335,8 @@ fn the_functions_that_see_every_tenant_are_these() {
             "tokens::app_of",    // a token says which app it is of
             "tokens::not_under", // a new master key is for all secrets
             "tokens::replace",
-            "webhooks::claim", // one dispatcher serves all apps
+            "webhooks::backlog", // an operator's figures
+            "webhooks::claim",   // one dispatcher serves all apps
             "webhooks::record",
             "webhooks::record_gone",
         ]

@@ -61,6 +61,11 @@ impl Answer {
         }
     }
 
+    /// The names of its headers.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.headers.keys().map(String::as_str)
+    }
+
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }

@@ -121,3 +121,164 @@ async fn every_answer_is_kept_by_nobody_and_names_no_page_to_others(pool: PgPool
         assert!(!answer.header("x-request-id").is_empty(), "{answer:?}");
     }
 }
+
+/// A sample of the text format: its name, labels and value.
+type Sample = (String, Vec<(String, String)>, f64);
+
+fn samples(text: &str) -> Vec<Sample> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let parse = |line: &str| {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let labels = labels.strip_suffix('}').unwrap().split_terminator("\",");
+        let label = |label: &str| {
+            let (name, value) = label.split_once("=\"").unwrap();
+            (name.to_owned(), value.trim_end_matches('"').to_owned())
+        };
+        (
+            name.to_owned(),
+            labels.map(label).collect(),
+            value.parse().unwrap(),
+        )
+    };
+    lines.map(parse).collect()
+}
+
+#[sqlx::test]
+async fn the_figures_tell_of_routes_and_this_node_and_of_no_tenant(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let nobody = "http://127.0.0.1:8443/";
+    let canary = "canary-room";
+    let room = test
+        .room(json!({ "roomName": canary, "meetingStartedWebhook": nobody }))
+        .await;
+    let ann = test.join(canary, "canary-person").await;
+    for path in [
+        "/canary-room",
+        "/nothing/canary-path",
+        "/nothing/else",
+        "/api/v1/room/canary-other",
+    ] {
+        test.fetch(path).await;
+    }
+    let strange = "CANARY /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    Answer::to(&test, strange).await;
+    test.get(&format!("/api/v1/room/{canary}")).await;
+
+    let scrape = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let answer = Answer::to(&test, scrape).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let kind = answer.header("content-type");
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    assert!(answer.body.ends_with("# EOF\n"));
+    let all = samples(&answer.body);
+    let value = |name: &str, labels: &[(&str, &str)]| {
+        let given = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let labels: Vec<_> = labels.iter().map(given).collect();
+        let found = all
+            .iter()
+            .find(|sample| sample.0 == name && sample.1 == labels);
+        found
+            .unwrap_or_else(|| panic!("{name} {labels:?}: {}", answer.body))
+            .2
+    };
+    let requests = |route, method, status| {
+        let labels = [("route", route), ("method", method), ("status", status)];
+        value("plenum_http_requests_total", &labels)
+    };
+    assert_eq!(requests("/api/v1/room", "POST", "2xx"), 1.0);
+    assert_eq!(requests("/api/v1/room/{roomName}", "GET", "2xx"), 1.0);
+    assert_eq!(requests("/api/v1/room/{roomName}", "GET", "4xx"), 1.0);
+    assert_eq!(requests("/{roomName}", "GET", "2xx"), 1.0);
+    assert_eq!(requests("/ws", "GET", "1xx"), 1.0);
+    assert_eq!(requests("none", "GET", "4xx"), 2.0);
+    assert_eq!(requests("/health", "OTHER", "4xx"), 1.0);
+    let route = [("route", "/api/v1/room"), ("method", "POST")];
+    assert_eq!(
+        value("plenum_http_request_duration_seconds_count", &route),
+        1.0
+    );
+    assert_eq!(
+        value("plenum_http_requests_in_flight", &[]),
+        1.0,
+        "the scrape"
+    );
+    assert_eq!(value("plenum_signaling_sockets", &[]), 1.0);
+    assert_eq!(value("plenum_meetings", &[]), 1.0);
+    let deliveries =
+        ["due", "later"].map(|state| value("plenum_webhook_deliveries", &[("state", state)]));
+    assert_eq!(deliveries.iter().sum::<f64>(), 1.0);
+    let pool = [("pool", "app"), ("state", "idle")];
+    assert!(value("plenum_database_connections", &pool) > 0.0);
+    assert_eq!(
+        value("plenum_database_connections_limit", &[("pool", "app")]),
+        16.0
+    );
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    assert_eq!(value("plenum_build_info", &version), 1.0);
+    assert_eq!(value("process_start_time_seconds", &[]), 1_900_000_000.0);
+    value("plenum_clock_offset_seconds", &[]);
+
+    let tenants: Vec<&str> = [&room["_id"], &room["app"]]
+        .map(|id| id.as_str().unwrap())
+        .into();
+    for (name, labels, _) in &all {
+        for (label, value) in labels {
+            let known = [
+                "route", "method", "status", "le", "pool", "state", "version",
+            ];
+            assert!(known.contains(&label.as_str()), "{name} has {label}");
+            let tells = |secret: &&&str| value.to_lowercase().contains(**secret);
+            let told = ["canary", "acme", &ann.id, &test.app.key.to_lowercase()];
+            assert_eq!(told.iter().chain(&tenants).find(tells), None, "{name}");
+        }
+        let family = |line: &str| {
+            line.split(' ')
+                .nth(2)
+                .is_some_and(|of| name.starts_with(of))
+        };
+        let helped = answer
+            .body
+            .lines()
+            .any(|line| line.starts_with("# HELP ") && family(line));
+        assert!(helped, "{name} has no help");
+    }
+}
+
+#[sqlx::test]
+async fn the_figures_are_for_this_machine_and_for_the_token(pool: PgPool) {
+    const TOKEN: &str = "a-token-for-figures";
+    let test = TestApp::with(pool, &["--metrics-token", TOKEN]).await;
+    let ask = async |path: &str, host: &str, header: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{header}\r\n\r\n");
+        Answer::to(&test, &request).await
+    };
+    let bearer = |token: &str| format!("Authorization: Bearer {token}");
+    for (host, header, status) in [
+        ("localhost:8080", String::new(), 200),
+        ("127.0.0.1", String::new(), 200),
+        ("[::1]:80", String::new(), 200),
+        ("meet.example.com", bearer(TOKEN), 200),
+        ("meet.example.com", String::new(), 404),
+        ("meet.example.com", bearer("a-token-for-figureS"), 404),
+        ("meet.example.com", bearer(""), 404),
+        ("localhost", bearer("a-token"), 404),
+        ("localhost", "X-Forwarded-For: 127.0.0.1".to_owned(), 404),
+        ("localhost", "X-Forwarded-Host: localhost".to_owned(), 404),
+        ("localhost", "Forwarded: for=127.0.0.1".to_owned(), 404),
+        ("localhost", "Via: 1.1 proxy".to_owned(), 404),
+    ] {
+        let answer = ask("/metrics", host, &header).await;
+        assert_eq!(answer.status, status, "{host} {header}");
+        if status == 404 {
+            let unknown = ask("/api/nothing", host, &header).await;
+            let names = |answer: &Answer| {
+                let mut names: Vec<String> = answer.names().map(str::to_owned).collect();
+                names.sort();
+                names
+            };
+            assert_eq!(names(&answer), names(&unknown));
+            assert_eq!((answer.code(), unknown.status), (unknown.code(), 404));
+        }
+    }
+}
