@@ -105,6 +105,7 @@ impl Node {
             ready: Arc::new(AtomicBool::new(false)),
             stopping: CancellationToken::new(),
             figures: Arc::default(),
+            limits: Arc::new(http::Limits::new(&config.http.limits)),
             metrics: Arc::new(http::Metrics::new(clock.now())),
             metrics_token: config.http.metrics_token.clone(),
             started: clock.instant(),

@@ -8,7 +8,7 @@ use actix_web::{
 };
 use futures_util::future::LocalBoxFuture;
 
-use super::{Shared, error::ApiError, peer::Origin};
+use super::{Shared, error::ApiError, limits, peer::Origin};
 use crate::{
     apps::{self, App, AppName, SecretKey},
     id::AppId,
@@ -43,13 +43,19 @@ impl FromRequest for AuthenticatedApp {
         let request = request.clone();
         Box::pin(async move {
             let shared = shared(&request)?;
-            let key = secret_key(&request).ok_or_else(ApiError::unauthorized)?;
-            let credential = shared.keyring.authenticate(&key).await?;
-            let credential = credential.ok_or_else(ApiError::unauthorized)?;
-            let App { id, name, .. } = &credential.app;
-            let name = name.clone();
-            Ok(Self { id: *id, name })
+            limits::limited(&request, &shared, Self::find(&request, &shared)).await
         })
+    }
+}
+
+impl AuthenticatedApp {
+    async fn find(request: &HttpRequest, shared: &Shared) -> Result<Self, ApiError> {
+        let key = secret_key(request).ok_or_else(ApiError::unauthorized)?;
+        let credential = shared.keyring.authenticate(&key).await?;
+        let credential = credential.ok_or_else(ApiError::unauthorized)?;
+        let App { id, name, .. } = &credential.app;
+        let name = name.clone();
+        Ok(Self { id: *id, name })
     }
 }
 

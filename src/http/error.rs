@@ -23,6 +23,9 @@ use crate::{apps, db, rooms, tokens};
 pub struct ApiError {
     #[serde(skip)]
     status: StatusCode,
+    /// Seconds after which to try again.
+    #[serde(skip)]
+    retry_after: Option<u64>,
     /// Always `false`.
     success: bool,
     /// What is wrong, for whoever reads it.
@@ -84,6 +87,7 @@ impl ApiError {
     ) -> Self {
         Self {
             status,
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
             success: false,
             message: message.into(),
             code,
@@ -145,6 +149,15 @@ impl ApiError {
     /// Its status.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Too many requests; there will be room for this one in so many seconds.
+    pub fn rate_limited(seconds: u64) -> Self {
+        let message = format!("too many requests: try again in {seconds} s");
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message)
+        }
     }
 
     /// Whether it says that something is not there.
@@ -258,8 +271,10 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        }
         match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => response.insert_header((header::RETRY_AFTER, "5")),
             StatusCode::UNAUTHORIZED => {
                 response.insert_header((header::WWW_AUTHENTICATE, "Bearer"))
             }
@@ -275,3 +290,6 @@ impl ResponseError for ApiError {
         response.json(self)
     }
 }
+
+/// Seconds: a restart takes about as long, of us or of Postgres.
+const RETRY_AFTER: u64 = 5;

@@ -4,6 +4,7 @@ mod auth;
 mod body;
 mod error;
 mod health;
+mod limits;
 mod methods;
 mod metrics;
 mod openapi;
@@ -23,7 +24,9 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-pub use self::{health::Figures, metrics::Metrics, openapi::document, server::serve};
+pub use self::{
+    health::Figures, limits::Limits, metrics::Metrics, openapi::document, server::serve,
+};
 use crate::{
     apps::{App, Keyring},
     clock::Clock,
@@ -57,6 +60,9 @@ pub struct Config {
     /// this machine has to keep the host that it was asked for, or to add its headers.
     #[arg(long, env = "PLENUM_METRICS_TOKEN", hide_env_values = true, value_parser = metrics::token)]
     pub metrics_token: Option<SecretString>,
+    /// How often may be asked.
+    #[command(flatten)]
+    pub limits: limits::Config,
 }
 
 impl Config {
@@ -106,6 +112,8 @@ pub struct Shared {
     pub stopping: CancellationToken,
     /// What `/health` tells of all apps.
     pub figures: Arc<Figures>,
+    /// Who has asked how often.
+    pub limits: Arc<Limits>,
     /// What is counted for Prometheus.
     pub metrics: Arc<Metrics>,
     /// Opens the figures to others than programs on this machine.

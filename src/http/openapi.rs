@@ -4,7 +4,8 @@ use actix_web::App;
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        Components,
+        Components, ContentBuilder, HeaderBuilder, Object, Ref, Response, ResponseBuilder,
+        schema::Type,
         security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
@@ -67,10 +68,60 @@ pub(super) fn routes(config: &mut ServiceConfig) {
 
 /// The OpenAPI 3.1 document of the server.
 pub fn document() -> utoipa::openapi::OpenApi {
-    App::new()
+    let mut document = App::new()
         .into_utoipa_app()
         .openapi(Base::openapi())
         .configure(routes)
         .split_for_parts()
-        .1
+        .1;
+    for item in document.paths.paths.values_mut() {
+        let methods = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.put,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for operation in methods.into_iter().flatten() {
+            let responses = &mut operation.responses.responses;
+            // Wherever a key is asked for, requests are counted.
+            if responses.contains_key("401") {
+                responses.insert("429".to_owned(), rate_limited().into());
+            }
+        }
+    }
+    document
+}
+
+fn rate_limited() -> Response {
+    let header = |text| {
+        let schema = Object::with_type(Type::String);
+        HeaderBuilder::new()
+            .schema(Some(schema))
+            .description(Some(text))
+            .build()
+    };
+    let error = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Error")))
+        .build();
+    ResponseBuilder::new()
+        .description(
+            "`RATE_LIMITED`: too many requests of the app, or too many without a valid key",
+        )
+        .content("application/json", error)
+        .header(
+            "Retry-After",
+            header("Seconds after which there is room for the request"),
+        )
+        .header(
+            "RateLimit-Policy",
+            header("The limit: `\"app\";q=1000;w=10` is 1000 requests, back within 10 s"),
+        )
+        .header(
+            "RateLimit",
+            header(
+                "What is left of it: `\"app\";r=999;t=1` is 999 requests, and all of them in 1 s",
+            ),
+        )
+        .build()
 }

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use actix_web::{
-    App, Error, HttpRequest, HttpResponse, HttpServer, Responder,
+    App, Error, HttpMessage, HttpRequest, HttpResponse, HttpServer, Responder,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
     get,
@@ -19,7 +19,9 @@ use tracing::{Instrument, info, info_span};
 use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{Shared, auth::HostApp, error::ApiError, methods, openapi, page, peer::Origin};
+use super::{
+    Shared, auth::HostApp, error::ApiError, limits::Quota, methods, openapi, page, peer::Origin,
+};
 use crate::signaling::{self, protocol::LONGEST_FRAME};
 
 tokio::task_local! {
@@ -119,7 +121,11 @@ async fn pass(
         duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         "answered"
     );
+    let quota = answer.request().extensions().get::<Quota>().copied();
     let headers = answer.headers_mut();
+    if let Some(quota) = quota {
+        quota.tell(headers);
+    }
     let mut default = |name: HeaderName, value: &'static str| {
         if !headers.contains_key(&name) {
             headers.insert(name, HeaderValue::from_static(value));

@@ -1,5 +1,6 @@
 //! What an operator sees to: proxies, limits, TLS, figures, and a database that goes away.
 
+use chrono::TimeDelta;
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -281,4 +282,103 @@ async fn the_figures_are_for_this_machine_and_for_the_token(pool: PgPool) {
             assert_eq!((answer.code(), unknown.status), (unknown.code(), 404));
         }
     }
+}
+
+#[sqlx::test]
+async fn an_app_that_asks_too_often_is_refused_until_it_has_waited(pool: PgPool) {
+    let args = &["--rate-per-second", "2", "--rate-burst", "4"];
+    let test = TestApp::with(pool, args).await;
+    let other = test.another_app("other").await;
+    let ask = async |key: &str| {
+        let request =
+            format!("GET /api/v1/room/none?secretKey={key} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        Answer::to(&test, &request).await
+    };
+    for (left, full_in) in [(3, 1), (2, 1), (1, 2), (0, 2)] {
+        let answer = ask(&test.app.key).await;
+        assert_eq!(answer.status, 404, "{answer:?}");
+        assert_eq!(answer.header("ratelimit-policy"), "\"app\";q=4;w=2");
+        let state = format!("\"app\";r={left};t={full_in}");
+        assert_eq!(answer.header("ratelimit"), state);
+    }
+    let refused = ask(&test.app.key).await;
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (429, "RATE_LIMITED")
+    );
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(refused.header("ratelimit"), "\"app\";r=0;t=2");
+    assert_eq!(
+        ask(&other.key).await.status,
+        404,
+        "others are not concerned"
+    );
+    test.advance(TimeDelta::milliseconds(499));
+    assert_eq!(ask(&test.app.key).await.status, 429);
+    test.advance(TimeDelta::milliseconds(1));
+    assert_eq!(ask(&test.app.key).await.status, 404);
+    assert_eq!(ask(&test.app.key).await.status, 429);
+    let health = Answer::to(&test, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!((health.status, health.header("ratelimit")), (200, ""));
+}
+
+#[sqlx::test]
+async fn an_address_without_a_valid_key_can_guess_only_so_often(pool: PgPool) {
+    let args = &[
+        "--unauthorized-per-minute",
+        "2",
+        "--trusted-proxies",
+        "127.0.0.1",
+    ];
+    let test = TestApp::with(pool, args).await;
+    let ask = async |address: &str, key: &str| {
+        let request = format!(
+            "GET /api/v1/room/none?secretKey={key} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 6.6.6.6, {address}\r\n\r\n"
+        );
+        Answer::to(&test, &request).await
+    };
+    let (key, wrong) = (
+        test.app.key.as_str(),
+        "plenum_live_000000000000000000000000",
+    );
+    for address in ["203.0.113.9", "2001:db8::1"] {
+        assert_eq!(
+            ask(address, key).await.status,
+            404,
+            "a valid key is no guess"
+        );
+        for left in [1, 0] {
+            let answer = ask(address, wrong).await;
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (401, "UNAUTHORIZED")
+            );
+            assert_eq!(answer.header("ratelimit-policy"), "\"address\";q=2;w=60");
+            let state = answer.header("ratelimit");
+            assert!(
+                state.starts_with(&format!("\"address\";r={left};t=")),
+                "{state}"
+            );
+        }
+        for key in [wrong, key, ""] {
+            let answer = ask(address, key).await;
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (429, "RATE_LIMITED"),
+                "{key}"
+            );
+            assert_eq!(answer.header("retry-after"), "30");
+        }
+    }
+    assert_eq!(
+        ask("2001:db8::2", key).await.status,
+        429,
+        "its whole network"
+    );
+    assert_eq!(ask("2001:db8:0:1::1", key).await.status, 404);
+    assert_eq!(ask("203.0.113.8", key).await.status, 404);
+    test.advance(TimeDelta::seconds(30));
+    assert_eq!(ask("203.0.113.9", key).await.status, 404);
+    assert_eq!(ask("203.0.113.9", wrong).await.status, 401);
+    assert_eq!(ask("203.0.113.9", wrong).await.status, 429);
 }
