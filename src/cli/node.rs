@@ -60,7 +60,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// When the media ports cannot be bound, or HTTP cannot be served.
+    /// When the media ports cannot be bound, the TLS certificate cannot be used, or HTTP cannot be served.
     pub fn start(config: &Config, parts: Parts) -> anyhow::Result<Self> {
         let Parts {
             db,
@@ -111,11 +111,16 @@ impl Node {
             started: clock.instant(),
         };
         let (ready, stopping) = (shared.ready.clone(), shared.stopping.clone());
-        let server = http::serve(listener, shared)?;
+        let certificate = config.http.tls.certificate()?;
+        let tls = certificate.as_ref().map(http::Certificate::server_config);
+        let server = http::serve(listener, shared, tls.transpose()?)?;
         let http = server.handle();
 
         let (tasks, stop_jobs) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(server);
+        if let Some(certificate) = certificate {
+            tasks.spawn(certificate.follow(clock.clone(), stop_jobs.clone()));
+        }
         tasks.spawn(Arc::new(dispatcher).run(stop_jobs.clone()));
         tasks.spawn(keyring.clone().run(stop_jobs.clone()));
         tasks.spawn(room_deadlines(db, clock, meetings.clone()).run(stop_jobs.clone()));

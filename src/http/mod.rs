@@ -11,6 +11,7 @@ mod openapi;
 mod page;
 mod peer;
 mod server;
+mod tls;
 mod v1;
 mod warnings;
 
@@ -26,6 +27,7 @@ use url::Url;
 
 pub use self::{
     health::Figures, limits::Limits, metrics::Metrics, openapi::document, server::serve,
+    tls::Certificate,
 };
 use crate::{
     apps::{App, Keyring},
@@ -44,7 +46,8 @@ pub struct Config {
     /// Address and port that HTTP is served on.
     #[arg(long, env = "PLENUM_BIND", default_value = "127.0.0.1:8080")]
     pub bind: std::net::SocketAddr,
-    /// Address that people reach the server under, as a URL; made from `PLENUM_BIND` where it is not given. The default
+    /// Address that people reach the server under, as a URL; made from `PLENUM_BIND` where it is not given, https with a
+    /// certificate. The default
     /// app answers on its host.
     #[arg(long, env = "PLENUM_PUBLIC_URL", value_parser = public_url)]
     pub public_url: Option<Url>,
@@ -60,6 +63,9 @@ pub struct Config {
     /// this machine has to keep the host that it was asked for, or to add its headers.
     #[arg(long, env = "PLENUM_METRICS_TOKEN", hide_env_values = true, value_parser = metrics::token)]
     pub metrics_token: Option<SecretString>,
+    /// Of TLS.
+    #[command(flatten)]
+    pub tls: tls::Config,
     /// How often may be asked.
     #[command(flatten)]
     pub limits: limits::Config,
@@ -73,7 +79,10 @@ impl Config {
         }
         Ok(match &self.public_url {
             Some(url) => url.clone(),
-            None => Url::parse(&format!("http://{bound}"))?,
+            None => {
+                let scheme = self.tls.tls_cert.as_ref().map_or("http", |_| "https");
+                Url::parse(&format!("{scheme}://{bound}"))?
+            }
         })
     }
 

@@ -15,6 +15,7 @@ use actix_web::{
     web::{Data, PathConfig, Payload},
 };
 use rand::RngExt;
+use rustls::ServerConfig;
 use tracing::{Instrument, info, info_span};
 use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::SwaggerUi;
@@ -33,8 +34,12 @@ pub fn request_id() -> String {
     REQUEST_ID.try_with(Clone::clone).unwrap_or_default()
 }
 
-/// Serves HTTP on `listener`. The server runs until it is stopped by its handle.
-pub fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<Server> {
+/// Serves HTTP on `listener`, or with `tls` HTTPS. The server runs until it is stopped by its handle.
+pub fn serve(
+    listener: TcpListener,
+    shared: Shared,
+    tls: Option<ServerConfig>,
+) -> std::io::Result<Server> {
     let shared = Data::new(shared);
     let server = HttpServer::new(move || {
         App::new()
@@ -60,11 +65,12 @@ pub fn serve(listener: TcpListener, shared: Shared) -> std::io::Result<Server> {
             .wrap(NormalizePath::trim())
     });
     // Signals are the process's: it stops in an order of its own.
-    Ok(server
-        .disable_signals()
-        .shutdown_timeout(SHUTDOWN_SECONDS)
-        .listen(listener)?
-        .run())
+    let server = server.disable_signals().shutdown_timeout(SHUTDOWN_SECONDS);
+    let server = match tls {
+        None => server.listen(listener)?,
+        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+    };
+    Ok(server.run())
 }
 
 /// What every request passes through: its id, its span, its line in the log, and the headers of every answer. HEAD is

@@ -49,7 +49,7 @@ pub struct TestApp {
     pub master_key: Arc<MasterKey>,
     node: Option<Node>,
     /// Settings beside those that all tests have.
-    args: &'static [&'static str],
+    args: Vec<String>,
 }
 
 /// An app with its secret key.
@@ -70,21 +70,21 @@ struct Settings {
 impl TestApp {
     /// A server on the test's database; it is the 17th of March 2030.
     pub async fn new(pool: PgPool) -> Self {
-        Self::with(pool, &[]).await
+        Self::with::<&str>(pool, &[]).await
     }
 
     /// A server whose clock stands at the present.
     pub async fn at_present(pool: PgPool) -> Self {
-        Self::start(pool, Clock::manual(Clock::system().now()), &[]).await
+        Self::start(pool, Clock::manual(Clock::system().now()), Vec::new()).await
     }
 
     /// A server with settings of its own.
-    pub async fn with(pool: PgPool, args: &'static [&'static str]) -> Self {
+    pub async fn with<T: ToString>(pool: PgPool, args: &[T]) -> Self {
         let clock = Clock::manual(DateTime::from_timestamp(1_900_000_000, 0).unwrap());
-        Self::start(pool, clock, args).await
+        Self::start(pool, clock, args.iter().map(ToString::to_string).collect()).await
     }
 
-    async fn start(pool: PgPool, clock: Clock, args: &'static [&'static str]) -> Self {
+    async fn start(pool: PgPool, clock: Clock, args: Vec<String>) -> Self {
         let db = Db::new(&pool.connect_options());
         let master_key = Arc::new(MasterKey::parse(&MasterKey::text([7; 32])).unwrap());
         let app = tenant(&db, &clock, &master_key, "acme", true).await;
@@ -123,7 +123,8 @@ impl TestApp {
             "--meeting-lease",
             "60s",
         ];
-        let config = Settings::parse_from(args.iter().chain(self.args)).config;
+        let own = self.args.iter().map(String::as_str);
+        let config = Settings::parse_from(args.into_iter().chain(own)).config;
         let parts = Parts {
             db: self.db.clone(),
             clock: self.clock.clone(),

@@ -1,10 +1,18 @@
 //! What an operator sees to: proxies, limits, TLS, figures, and a database that goes away.
 
+use std::{path::Path, sync::Arc};
+
 use chrono::TimeDelta;
+use futures_util::{SinkExt, StreamExt};
+use reqwest::{StatusCode, Version};
 use serde_json::json;
 use sqlx::PgPool;
+use tokio::net::TcpStream;
 
-use crate::{app::TestApp, http::Answer};
+use crate::{
+    app::{TestApp, soon},
+    http::Answer,
+};
 
 #[sqlx::test]
 async fn a_trusted_proxy_says_which_host_was_asked_for(pool: PgPool) {
@@ -381,4 +389,139 @@ async fn an_address_without_a_valid_key_can_guess_only_so_often(pool: PgPool) {
     assert_eq!(ask("203.0.113.9", key).await.status, 404);
     assert_eq!(ask("203.0.113.9", wrong).await.status, 401);
     assert_eq!(ask("203.0.113.9", wrong).await.status, 429);
+}
+
+/// A certificate for localhost with its key, as PEM, and the certificate as DER.
+fn certificate() -> (String, String, Vec<u8>) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    (
+        made.cert.pem(),
+        made.signing_key.serialize_pem(),
+        made.cert.der().to_vec(),
+    )
+}
+
+/// The certificate that a new connection is shown.
+async fn shown(test: &TestApp) -> Vec<u8> {
+    let client = reqwest::Client::builder()
+        .danger_accept_invalid_certs(true)
+        .tls_info(true)
+        .build()
+        .unwrap();
+    let answer = client.get(format!("https://{}/ready", test.address)).send();
+    let answer = soon("an answer by TLS", answer).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let info: &reqwest::tls::TlsInfo = answer.extensions().get().unwrap();
+    info.peer_certificate().unwrap().to_vec()
+}
+
+/// Lets time go by until a new connection is shown `certificate`.
+async fn until_shown(test: &TestApp, certificate: &[u8]) {
+    let look = async {
+        while shown(test).await != certificate {
+            test.advance(TimeDelta::seconds(2));
+        }
+    };
+    soon("the new certificate", look).await;
+}
+
+#[sqlx::test]
+async fn with_a_certificate_everything_goes_by_tls_and_a_new_one_is_taken_while_it_runs(
+    pool: PgPool,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    let (first, second, third) = (certificate(), certificate(), certificate());
+    std::fs::write(&cert, &first.0).unwrap();
+    std::fs::write(&key, &first.1).unwrap();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let args = [
+        "--tls-cert".to_owned(),
+        path(&cert),
+        "--tls-key".to_owned(),
+        path(&key),
+    ];
+    let test = TestApp::with(pool, &args).await;
+    let port = test.address.rsplit_once(':').unwrap().1;
+    let url = format!("https://localhost:{port}");
+
+    // A client that trusts this certificate alone.
+    let trusted = reqwest::Certificate::from_pem(first.0.as_bytes()).unwrap();
+    let client = |builder: reqwest::ClientBuilder| {
+        let builder = builder
+            .tls_certs_only([trusted.clone()])
+            .resolve("localhost", test.address.parse().unwrap());
+        builder.build().unwrap()
+    };
+    let create = |client: reqwest::Client, name| {
+        let request = client
+            .post(format!("{url}/api/v1/room"))
+            .bearer_auth(&test.app.key);
+        request.json(&json!({ "roomName": name })).send()
+    };
+    let (two, one) = (
+        client(reqwest::Client::builder()),
+        client(reqwest::Client::builder().http1_only()),
+    );
+    for (client, name, version) in [
+        (two, "two", Version::HTTP_2),
+        (one, "one", Version::HTTP_11),
+    ] {
+        let answer = soon(name, create(client, name)).await.unwrap();
+        assert_eq!(
+            (answer.status(), answer.version()),
+            (StatusCode::OK, version)
+        );
+    }
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(first.2.clone().into()).unwrap();
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(&test.address).await.unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect("localhost".try_into().unwrap(), stream);
+    let stream = soon("TLS", stream).await.unwrap();
+    let (mut socket, _) =
+        tokio_tungstenite::client_async(format!("wss://localhost:{port}/ws"), stream)
+            .await
+            .unwrap();
+    let join = json!({ "type": "join", "roomId": "two", "name": "Ann" });
+    socket.send(join.to_string().into()).await.unwrap();
+    let frame = soon("a frame", socket.next()).await.unwrap().unwrap();
+    assert!(
+        frame.to_text().unwrap().contains("participant-joined"),
+        "{frame}"
+    );
+
+    // A new certificate, whose key comes later; then rubbish; then both at once.
+    assert_eq!(shown(&test).await, first.2);
+    std::fs::write(&cert, &second.0).unwrap();
+    for _ in 0..5 {
+        test.advance(TimeDelta::seconds(2));
+        assert_eq!(shown(&test).await, first.2, "one half is not used");
+    }
+    std::fs::write(&key, &second.1).unwrap();
+    until_shown(&test, &second.2).await;
+    std::fs::write(&key, "-----BEGIN PRIVATE KEY-----\nrubbish").unwrap();
+    for _ in 0..5 {
+        test.advance(TimeDelta::seconds(2));
+        assert_eq!(shown(&test).await, second.2, "rubbish is not used");
+    }
+    std::fs::remove_file(&cert).unwrap();
+    test.advance(TimeDelta::seconds(2));
+    std::fs::write(&cert, &third.0).unwrap();
+    std::fs::write(&key, &third.1).unwrap();
+    until_shown(&test, &third.2).await;
+    socket
+        .send(
+            json!({ "type": "chat", "text": "still here" })
+                .to_string()
+                .into(),
+        )
+        .await
+        .unwrap();
+    let frame = soon("a frame", socket.next()).await.unwrap().unwrap();
+    assert!(frame.to_text().unwrap().contains("still here"), "{frame}");
 }
