@@ -1,9 +1,10 @@
 //! What an operator sees to: proxies, limits, TLS, figures, and a database that goes away.
 
-use std::{path::Path, sync::Arc};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use futures_util::{SinkExt, StreamExt};
+use plenum::db::{self, cluster::Cluster};
 use reqwest::{StatusCode, Version};
 use serde_json::json;
 use sqlx::PgPool;
@@ -524,4 +525,78 @@ async fn with_a_certificate_everything_goes_by_tls_and_a_new_one_is_taken_while_
         .unwrap();
     let frame = soon("a frame", socket.next()).await.unwrap().unwrap();
     assert!(frame.to_text().unwrap().contains("still here"), "{frame}");
+}
+
+#[tokio::test]
+async fn without_postgres_requests_are_told_to_come_back_and_are_served_once_it_is_there_again() {
+    // The user `postgres`, as whom it runs where the test is root, has to pass.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let cluster = Cluster::start(folder.path()).await.unwrap();
+    db::migrate(&cluster.connect_options()).await.unwrap();
+    let test = TestApp::new(PgPool::connect_lazy_with(cluster.connect_options())).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let key = &test.app.key;
+    let requests = [
+        format!("GET /api/v1/room/standup?secretKey={key}"),
+        format!("POST /api/v1/room?secretKey={key}"),
+        "GET /standup".to_owned(),
+        "GET /ready".to_owned(),
+    ]
+    .map(|line| format!("{line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"));
+    for request in &requests {
+        assert_eq!(Answer::to(&test, request).await.status, 200, "{request}");
+    }
+
+    test.pool.close().await;
+    cluster.stop().await.unwrap();
+    for _ in 0..2 {
+        // All at once: no answer waits for another.
+        let asked = requests.iter().map(|request| Answer::to(&test, request));
+        let asked = futures_util::future::join_all(asked);
+        let answers = tokio::time::timeout(Duration::from_secs(8), asked).await;
+        for answer in answers.expect("a quick answer") {
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (503, "UNAVAILABLE")
+            );
+            assert_eq!(answer.header("retry-after"), "5");
+        }
+        let health = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        assert_eq!(Answer::to(&test, health).await.status, 200);
+    }
+
+    let cluster = Cluster::start(folder.path()).await.unwrap();
+    for request in &requests {
+        let served = async { while Answer::to(&test, request).await.status != 200 {} };
+        soon(request, served).await;
+    }
+    test.db.close().await;
+    cluster.stop().await.unwrap();
+}
+
+#[sqlx::test]
+async fn a_server_that_stops_is_not_ready(pool: PgPool) {
+    let mut test = TestApp::new(pool).await;
+    let ready = "GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    test.room(json!({ "roomName": "standup" })).await;
+    let _ann = test.join("standup", "Ann").await;
+    let mut kept = TcpStream::connect(&test.address).await.unwrap();
+    assert_eq!(Answer::on(&mut kept, ready).await.status, 200);
+    // Ann's leave waits for this, and the stop for her leave.
+    let mut held = test.pool.begin().await.unwrap();
+    sqlx::query("select from meetings for update")
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    let ask = async {
+        let answer = Answer::on(&mut kept, ready).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (503, "UNAVAILABLE")
+        );
+        assert!(!answer.header("retry-after").is_empty());
+        held.rollback().await.unwrap();
+    };
+    futures_util::future::join(test.stop_node(), ask).await;
 }
