@@ -16,6 +16,7 @@ use std::{
     env::VarError,
     ffi::OsString,
     io::{IsTerminal, Write},
+    panic::PanicHookInfo,
     process::ExitCode,
 };
 
@@ -24,6 +25,7 @@ use clap::{
     ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
+use tracing::error;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::config as settings;
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr().lock(), "plenum: {}: {why}", settings::LOG);
         return ExitCode::from(2);
     }
+    std::panic::set_hook(Box::new(log_panic));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
@@ -177,6 +180,17 @@ fn log() -> Result<(), String> {
         log.json().flatten_event(true).with_span_list(false).init();
     }
     Ok(())
+}
+
+/// Logs where a panic came about. Its message too where that was written into the code; any other may hold data, such as a
+/// secret that could not be read.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload().downcast_ref::<&'static str>();
+    error!(
+        location = panic.location().map(tracing::field::display),
+        error = message.copied().unwrap_or("(not told)"),
+        "panic"
+    );
 }
 
 /// What is logged: levels, alone or after `target=`, separated by commas. A bare word that is no level would be taken for a

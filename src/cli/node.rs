@@ -113,7 +113,7 @@ impl Node {
         let (ready, stopping) = (shared.ready.clone(), shared.stopping.clone());
         let certificate = config.http.tls.certificate()?;
         let tls = certificate.as_ref().map(http::Certificate::server_config);
-        let server = http::serve(listener, shared, tls.transpose()?)?;
+        let server = http::serve(listener, shared, &config.http.server, tls.transpose()?)?;
         let http = server.handle();
 
         let (tasks, stop_jobs) = (TaskTracker::new(), CancellationToken::new());

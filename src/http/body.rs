@@ -1,5 +1,7 @@
 //! The JSON body of a request.
 
+use std::time::Duration;
+
 use actix_web::{
     FromRequest, HttpRequest,
     dev::Payload,
@@ -11,18 +13,27 @@ use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 
-/// A JSON body of at most [`LIMIT`] bytes, whatever its content type says, and not compressed; no body at all is `{}`.
+/// A JSON body within the [`Limits`], whatever its content type says, and not compressed; no body at all is `{}`.
 pub struct Body<T>(pub T);
 
-/// Longest body, in bytes.
-pub const LIMIT: usize = 1024 * 1024;
+/// What a body may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest body, in bytes.
+    pub longest: usize,
+    /// Longest time that it may take to arrive.
+    pub time: Duration,
+}
 
 impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     type Error = ApiError;
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let mut payload = payload.take();
+        let payload = payload.take();
+        let limits = request.app_data::<Limits>().copied();
+        let announced = request.headers().get(header::CONTENT_LENGTH);
+        let announced = announced.and_then(|length| length.to_str().ok()?.parse().ok());
         let encoded = request
             .headers()
             .get_all(header::CONTENT_ENCODING)
@@ -36,21 +47,23 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
                     message,
                 ));
             }
-            let mut bytes = BytesMut::new();
-            while let Some(chunk) = payload.next().await {
-                let chunk = chunk.map_err(|error| {
-                    ApiError::invalid(format!("the body cannot be read: {error}"))
-                })?;
-                if bytes.len() + chunk.len() > LIMIT {
-                    let message = format!("the body is longer than {LIMIT} bytes");
-                    return Err(ApiError::new(
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "BODY_TOO_LARGE",
-                        message,
-                    ));
-                }
-                bytes.extend_from_slice(&chunk);
+            let limits = limits.ok_or_else(|| ApiError::internal(&"bodies have no limits"))?;
+            // Refused before it is sent, where the client waits for that.
+            if announced.is_some_and(|length: usize| length > limits.longest) {
+                return Err(too_large(limits));
             }
+            let read = tokio::time::timeout(limits.time, read(payload, limits));
+            let bytes = read.await.unwrap_or_else(|_| {
+                let message = format!(
+                    "the body took longer than {} s to arrive",
+                    limits.time.as_secs_f32()
+                );
+                Err(ApiError::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "BODY_TOO_SLOW",
+                    message,
+                ))
+            })?;
             let json = match bytes.trim_ascii() {
                 // PHP writes its empty map as an empty list.
                 b"" | b"[]" => b"{}",
@@ -62,6 +75,24 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
                 .map_err(|error| unreadable(&error))
         })
     }
+}
+
+async fn read(mut payload: Payload, limits: Limits) -> Result<BytesMut, ApiError> {
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk
+            .map_err(|error| ApiError::invalid(format!("the body cannot be read: {error}")))?;
+        if bytes.len() + chunk.len() > limits.longest {
+            return Err(too_large(limits));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+fn too_large(limits: Limits) -> ApiError {
+    let message = format!("the body is longer than {} bytes", limits.longest);
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
 }
 
 fn unreadable(why: &dyn std::fmt::Display) -> ApiError {

@@ -186,6 +186,11 @@ impl ApiError {
     /// Something is wrong with us. The cause is logged here, once, and never sent.
     pub fn internal(cause: &dyn fmt::Display) -> Self {
         error!(error = %cause, "a request failed");
+        Self::broken()
+    }
+
+    /// Something is wrong with us, and the log has it already.
+    pub fn broken() -> Self {
         let message = "Something went wrong on our side; tell support the requestId";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", message)
     }

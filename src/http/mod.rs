@@ -63,6 +63,9 @@ pub struct Config {
     /// this machine has to keep the host that it was asked for, or to add its headers.
     #[arg(long, env = "PLENUM_METRICS_TOKEN", hide_env_values = true, value_parser = metrics::token)]
     pub metrics_token: Option<SecretString>,
+    /// Of connections and requests.
+    #[command(flatten)]
+    pub server: server::Config,
     /// Of TLS.
     #[command(flatten)]
     pub tls: tls::Config,

@@ -1,19 +1,22 @@
 //! The HTTP server: routes, and what every request passes through.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, num::NonZero, panic::AssertUnwindSafe, time::Duration};
 
 use actix_web::{
     App, Error, HttpMessage, HttpRequest, HttpResponse, HttpServer, Responder,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
+    error::InternalError,
     get,
     http::{
         ConnectionType, Method, StatusCode,
-        header::{self, HeaderName, HeaderValue},
+        header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::{Compress, Next, NormalizePath, from_fn},
     web::{Data, PathConfig, Payload},
 };
+use clap::value_parser;
+use futures_util::FutureExt;
 use rand::RngExt;
 use rustls::ServerConfig;
 use tracing::{Instrument, info, info_span};
@@ -21,9 +24,58 @@ use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
-    Shared, auth::HostApp, error::ApiError, limits::Quota, methods, openapi, page, peer::Origin,
+    Shared, auth::HostApp, body, error::ApiError, limits::Quota, methods, openapi, page,
+    peer::Origin,
 };
 use crate::signaling::{self, protocol::LONGEST_FRAME};
+
+/// Settings of connections and requests.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "HTTP")]
+#[group(skip)]
+pub struct Config {
+    /// Connections at once, signaling sockets among them: 16 to 1000000. More wait until one ends. Each needs a file
+    /// descriptor.
+    #[arg(long, env = "PLENUM_HTTP_MAX_CONNECTIONS", default_value = "20000")]
+    #[arg(value_parser = value_parser!(u32).range(16..=1_000_000))]
+    pub http_max_connections: u32,
+    /// Longest time from the begin of a connection to the end of its TLS handshake, and from there to the end of the first
+    /// request's head: 1s to 5m.
+    #[arg(long, env = "PLENUM_HTTP_HEADER_TIMEOUT", default_value = "10s", value_parser = seconds)]
+    pub http_header_timeout: Duration,
+    /// Longest time that a request's body may take to arrive: 100ms to 5m.
+    #[arg(long, env = "PLENUM_HTTP_BODY_TIMEOUT", default_value = "30s", value_parser = timeout)]
+    pub http_body_timeout: Duration,
+    /// How long a connection is kept for its next request: 1s to 5m. A proxy should close its connections earlier.
+    #[arg(long, env = "PLENUM_HTTP_KEEP_ALIVE", default_value = "75s", value_parser = seconds)]
+    pub http_keep_alive: Duration,
+    /// Longest body of a request, in bytes: 65536 (64 KiB) to 67108864 (64 MiB).
+    #[arg(long, env = "PLENUM_HTTP_BODY_LIMIT", default_value = "1048576")]
+    #[arg(value_parser = value_parser!(u32).range(65_536..=67_108_864))]
+    pub http_body_limit: u32,
+    /// How long requests that are under way may go on once the server is told to stop: 1s to 5m.
+    #[arg(long, env = "PLENUM_HTTP_SHUTDOWN_TIMEOUT", default_value = "5s", value_parser = seconds)]
+    pub http_shutdown_timeout: Duration,
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(100)..=Duration::from_mins(5)).contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err("must be from 100ms to 5m".to_owned())
+    }
+}
+
+/// A timeout that the server counts by a clock of its own, which shows half seconds.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let timeout = timeout(text)?;
+    if timeout.as_secs() > 0 && timeout.subsec_nanos() == 0 {
+        Ok(timeout)
+    } else {
+        Err("must be from 1s to 5m, in whole seconds".to_owned())
+    }
+}
 
 tokio::task_local! {
     static REQUEST_ID: String;
@@ -38,12 +90,18 @@ pub fn request_id() -> String {
 pub fn serve(
     listener: TcpListener,
     shared: Shared,
+    config: &Config,
     tls: Option<ServerConfig>,
 ) -> std::io::Result<Server> {
     let shared = Data::new(shared);
+    let reading = body::Limits {
+        longest: config.http_body_limit as usize,
+        time: config.http_body_timeout,
+    };
     let server = HttpServer::new(move || {
         App::new()
             .app_data(shared.clone())
+            .app_data(reading)
             .into_utoipa_app()
             .openapi(openapi::document())
             .configure(openapi::routes)
@@ -61,11 +119,21 @@ pub fn serve(
             .default_service(actix_web::web::to(nothing_here))
             .app_data(PathConfig::default().error_handler(|_, _| ApiError::room_not_found().into()))
             .wrap(Compress::default())
+            .wrap(from_fn(survive))
             .wrap(from_fn(pass))
             .wrap(NormalizePath::trim())
     });
-    // Signals are the process's: it stops in an order of its own.
-    let server = server.disable_signals().shutdown_timeout(SHUTDOWN_SECONDS);
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let server = server
+        .workers(workers)
+        // Each worker counts its own.
+        .max_connections((config.http_max_connections as usize).div_ceil(workers))
+        .client_request_timeout(config.http_header_timeout)
+        .tls_handshake_timeout(config.http_header_timeout)
+        .keep_alive(config.http_keep_alive)
+        .shutdown_timeout(config.http_shutdown_timeout.as_secs())
+        // Signals are the process's: it stops in an order of its own.
+        .disable_signals();
     let server = match tls {
         None => server.listen(listener)?,
         Some(tls) => server.listen_rustls_0_23(listener, tls)?,
@@ -112,7 +180,18 @@ async fn pass(
             .map(ServiceResponse::map_into_left_body)
     };
     let handle = REQUEST_ID.scope(id.clone(), handle.instrument(span.clone()));
-    let mut answer = handle.await?;
+    let mut answer = match handle.await {
+        Ok(answer) => answer,
+        // No request is left for an answer to be of.
+        Err(error) => {
+            let mut response = error.error_response();
+            shared
+                .metrics
+                .answered(None, &method, response.status(), started.elapsed());
+            complete(response.headers_mut(), &id);
+            return Err(InternalError::from_response(error, response).into());
+        }
+    };
     if stopping {
         let head = answer.response_mut().head_mut();
         head.set_connection_type(ConnectionType::Close);
@@ -132,6 +211,12 @@ async fn pass(
     if let Some(quota) = quota {
         quota.tell(headers);
     }
+    complete(headers, &id);
+    Ok(answer)
+}
+
+/// Adds the headers that every answer has.
+fn complete(headers: &mut HeaderMap, id: &str) {
     let mut default = |name: HeaderName, value: &'static str| {
         if !headers.contains_key(&name) {
             headers.insert(name, HeaderValue::from_static(value));
@@ -140,10 +225,21 @@ async fn pass(
     default(header::REFERRER_POLICY, "no-referrer");
     default(header::CACHE_CONTROL, "no-store");
     default(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    if let Ok(id) = HeaderValue::from_str(&id) {
+    if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert(HeaderName::from_static(REQUEST_ID_HEADER), id);
     }
-    Ok(answer)
+}
+
+/// Makes an error of a panic, which has been logged when it came.
+async fn survive(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    // What a handler shares with others is behind locks whose poison is cleared, or in Postgres.
+    AssertUnwindSafe(next.call(request))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(ApiError::broken().into()))
 }
 
 /// The request id that a caller gave, if it can stand in a log.
@@ -195,5 +291,31 @@ async fn nothing_here(request: HttpRequest) -> impl Responder {
 }
 
 const REQUEST_ID_HEADER: &str = "x-request-id";
-/// Requests that are under way when the server stops have this long to end.
-const SHUTDOWN_SECONDS: u64 = 5;
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{test, web};
+
+    use super::*;
+
+    #[actix_web::test]
+    async fn a_handler_that_panics_is_answered_for_with_an_error_of_our_shape() {
+        async fn panics() -> HttpResponse {
+            panic!("a canary")
+        }
+        let app = App::new()
+            .wrap(from_fn(survive))
+            .route("/", web::get().to(panics));
+        let app = test::init_service(app).await;
+        let request = test::TestRequest::get().uri("/").to_request();
+        let error = test::try_call_service(&app, request).await.err().unwrap();
+        let response = error.error_response();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = actix_web::body::to_bytes(response.into_body())
+            .await
+            .unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["code"], "INTERNAL_ERROR");
+        assert!(!body.to_string().contains("canary"));
+    }
+}

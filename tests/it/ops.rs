@@ -89,8 +89,7 @@ async fn every_answer_is_kept_by_nobody_and_names_no_page_to_others(pool: PgPool
     let test = TestApp::new(pool).await;
     test.room(json!({ "roomName": "standup" })).await;
     let key = &test.app.key;
-    let long = " ".repeat(1024 * 1024 + 1);
-    let long = format!("Content-Length: {}\r\n\r\n{long}", long.len());
+    let long = format!("Content-Length: {}\r\n", 1024 * 1024 + 1);
     let ask = async |line: &str, headers: &str| {
         let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
         Answer::to(&test, &request).await
@@ -599,4 +598,35 @@ async fn a_server_that_stops_is_not_ready(pool: PgPool) {
         held.rollback().await.unwrap();
     };
     futures_util::future::join(test.stop_node(), ask).await;
+}
+
+#[sqlx::test]
+async fn a_request_that_comes_too_slowly_or_is_too_long_is_given_up(pool: PgPool) {
+    let args = [
+        "--http-header-timeout",
+        "1s",
+        "--http-body-timeout",
+        "300ms",
+        "--http-body-limit",
+        "65536",
+    ];
+    let test = TestApp::with(pool, &args).await;
+    let post = format!(
+        "POST /api/v1/room?secretKey={} HTTP/1.1\r\nHost: localhost\r\n",
+        test.app.key
+    );
+    let slow = Answer::to(&test, &format!("{post}Content-Length: 2\r\n\r\n{{")).await;
+    assert_eq!((slow.status, slow.code().as_str()), (408, "BODY_TOO_SLOW"));
+    let begun = Answer::to(&test, "GET /health HTTP/1.1\r\nHost: loc").await;
+    assert_eq!(begun.status, 408);
+    for request in [
+        format!("{post}Content-Length: 65537\r\n\r\n"),
+        format!(
+            "{post}Transfer-Encoding: chunked\r\n\r\n10001\r\n{}\r\n0\r\n\r\n",
+            " ".repeat(65537)
+        ),
+    ] {
+        let long = Answer::to(&test, &request).await;
+        assert_eq!((long.status, long.code().as_str()), (413, "BODY_TOO_LARGE"));
+    }
 }
