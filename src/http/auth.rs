@@ -87,7 +87,7 @@ impl FromRequest for SubdomainApp {
         let request = request.clone();
         Box::pin(async move {
             let shared = shared(&request)?;
-            let host = host(&request);
+            let host = host(&request, &Origin::of(&request, &shared.trusted_proxies));
             match tenant(host.as_ref(), &shared.base_domain) {
                 _ if host.is_some() && host == shared.public_host => Ok(Self(None)),
                 Tenant::Default => Ok(Self(None)),

@@ -196,7 +196,7 @@ fn a_rewrap_of_the_private_database_that_was_broken_off_anywhere_is_ended_by_the
     let first = read(&file);
     let printed = run(&["key", "rewrap"], &settings);
     assert!(
-        printed.starts_with("1 secrets") && printed.contains("backup"),
+        printed.starts_with("2 secrets") && printed.contains("backup"),
         "{printed}"
     );
     let second = read(&file);
@@ -212,14 +212,14 @@ fn a_rewrap_of_the_private_database_that_was_broken_off_anywhere_is_ended_by_the
     std::fs::write(&file, &first).unwrap();
     run(&["app", "create", "beta"], &settings);
     let printed = run(&["key", "rewrap"], &settings);
-    assert!(printed.starts_with("1 secrets"), "beta's: {printed}");
+    assert!(printed.starts_with("2 secrets"), "beta's: {printed}");
     assert_eq!(read(&file), second);
 
     // As it is after the beginning, half a new key written, or a whole one and nothing sealed under it.
     std::fs::write(data.path().join("master.key.next.part"), "AAAA").unwrap();
     std::fs::write(&next, OTHER_MASTER_KEY).unwrap();
     let printed = run(&["key", "rewrap"], &settings);
-    assert!(printed.starts_with("3 secrets"), "{printed}");
+    assert!(printed.starts_with("4 secrets"), "{printed}");
     assert_eq!(read(&file), OTHER_MASTER_KEY);
     run(&["app", "create", "gamma"], &settings);
 }

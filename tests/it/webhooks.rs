@@ -743,8 +743,8 @@ impl Test {
         let mut rng = StdRng::from_rng(&mut *self.rng.lock().unwrap());
         let (room, id) = (RoomId::new(now, &mut rng), MeetingId::new(now, &mut rng));
         sqlx::query(
-            "insert into rooms (id, app_id, name, privacy, eject_at_expiry, auto_join, created_at)
-            values ($1, $2, encode($1, 'hex'), 'public', false, false, $3)",
+            "insert into rooms (id, app_id, name, rules, version, created_at)
+            values ($1, $2, encode($1, 'hex'), '{}', 0, $3)",
         )
         .bind(room)
         .bind(app)
