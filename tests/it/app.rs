@@ -44,7 +44,7 @@ pub struct TestApp {
     pub db: Db,
     pub clock: Clock,
     pub address: String,
-    http: reqwest::Client,
+    pub http: reqwest::Client,
     /// Opens what is sealed in it.
     pub master_key: Arc<MasterKey>,
     node: Option<Node>,

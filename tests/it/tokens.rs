@@ -40,7 +40,8 @@ impl TestApp {
 
     /// What `/token/validate` says on this host, asked without a key.
     async fn validate(&self, host: &str, token: &str) -> (StatusCode, Value) {
-        let request = reqwest::Client::new()
+        let request = self
+            .http
             .post(format!("http://{}/api/v1/token/validate", self.address))
             .header("Host", host)
             .json(&json!({ "token": token }));
@@ -1227,7 +1228,7 @@ async fn bad_tokens_are_refused_by_the_check_and_by_the_join_all_alike(pool: PgP
             "{room:?}"
         );
     }
-    test.join_with("board", &good).await;
+    let _inside = test.join_with("board", &good).await;
     assert_eq!(
         test.events_until("participantJoined").await,
         ["meetingStarted", "participantJoined"]

@@ -1,9 +1,6 @@
 //! Tokens in Metered's shapes: make one, check one.
 
-use actix_web::{
-    HttpResponse, post,
-    web::{Data, Json},
-};
+use actix_web::{HttpResponse, post, web::Data};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -121,7 +118,7 @@ pub struct ValidateToken {
 /// misspelt `expireUnixSec` makes a token that never expires.
 #[utoipa::path(tag = "tokens", request_body = CreateToken, security(("secretKey" = []), ("bearer" = [])), responses(
     (status = 200, description = "The token, a JWT signed with HS256", body = TokenView,
-        headers(("Plenum-Warnings" = String, description = "What was ignored; only where something was"))),
+        headers(("Plenum-Warnings" = String, description = "What was ignored, as a list of strings"))),
     (status = 400, description = "`INVALID_REQUEST`", body = ApiError),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
     (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
@@ -151,9 +148,11 @@ pub async fn create_token(
 /// Needs no key. On your app's host only your app's tokens are valid; on a host that all apps share, those of any app.
 /// Which room a token opens is for whoever asks to compare.
 #[utoipa::path(tag = "tokens", request_body = ValidateToken, security(()), responses(
-    (status = 200, description = "What the token says", body = Claims),
+    (status = 200, description = "What the token says", body = Claims,
+        headers(("Plenum-Warnings" = String, description = "What was ignored, as a list of strings"))),
     (status = 400, description = "`TOKEN_INVALID`, `TOKEN_EXPIRED`, `TOKEN_NOT_YET_VALID`, `INVALID_REQUEST`",
         body = ApiError),
+    (status = 404, description = "`APP_NOT_FOUND`: the host is no app's", body = ApiError),
     (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
 ))]
 #[post("/api/v1/token/validate")]
@@ -161,14 +160,12 @@ pub async fn validate_token(
     shared: Data<Shared>,
     SubdomainApp(app): SubdomainApp,
     Body(given): Body<Map<String, Value>>,
-) -> Result<Json<Claims>, ApiError> {
-    let Some(Value::String(token)) = given.get("token") else {
-        let mut fields = Fields::default();
-        fields.wrong("token", "must be given, as text");
-        fields.check()?;
-        return Err(tokens::Error::Invalid.into());
-    };
-    let token = TokenText::from(token.clone());
+) -> Result<HttpResponse, ApiError> {
+    let mut fields = Fields::default();
+    let token = given.get("token").and_then(Value::as_str);
+    let token = fields.take("token", token.ok_or("must be given, as text"));
+    fields.check()?;
+    let token = TokenText::from(token.unwrap_or_default().to_owned());
     let app = match app {
         Some(app) => app.id,
         None => tokens::app_of(&mut shared.db.system().await?, &token)
@@ -178,7 +175,9 @@ pub async fn validate_token(
     let mut tx = shared.db.begin(app).await?;
     let now = shared.clock.now();
     let claims = tokens::verify(&mut tx, app, &token, &shared.master_key, now).await?;
-    Ok(Json(claims))
+    let mut response = HttpResponse::Ok().json(claims);
+    Warnings::unknown_fields(&given, &["token"]).tell(response.headers_mut());
+    Ok(response)
 }
 
 /// The token that is meant.
@@ -192,7 +191,7 @@ fn read(
     now: DateTime<Utc>,
 ) -> Result<NewToken, ApiError> {
     let mut fields = Fields::default();
-    let room_name = text(&mut fields, given, "roomName", usize::MAX);
+    let room_name = text(&mut fields, given, "roomName");
     let global_token = value(&mut fields, given, "globalToken");
     let names_room = given
         .get("roomName")
@@ -229,13 +228,18 @@ fn read(
         fields.wrong("ejectAtTokenExp", "needs expireUnixSec");
     }
     let limit: Option<Option<Seconds>> = value(&mut fields, given, "ejectAfterElapsedTimeInSec");
+    let meta = text(&mut fields, given, "meta");
+    if meta.is_some_and(|meta| meta.len() > LONGEST_META || meta.contains('\0')) {
+        let right = format!("must have at most {LONGEST_META} bytes, and no NUL character");
+        fields.wrong("meta", right);
+    }
     let data = tokens::Data {
         room_name: room_name.map(|name| name.to_string()),
         global_token,
         is_admin: value(&mut fields, given, "isAdmin"),
         name: line(&mut fields, given, "name", LONGEST_NAME),
         email: line(&mut fields, given, "email", LONGEST_LINE),
-        meta: text(&mut fields, given, "meta", LONGEST_META),
+        meta: meta.map(str::to_owned),
         external_user_id: line(&mut fields, given, "externalUserId", LONGEST_LINE),
         eject_after_elapsed_time_in_sec: limit.flatten(),
         eject_at_token_exp,
@@ -260,22 +264,11 @@ fn value<T: Property>(fields: &mut Fields, given: &Map<String, Value>, field: &s
     fields.take(field, T::read(value))
 }
 
-/// Text of at most `most` bytes; an empty one is none.
-fn text(
-    fields: &mut Fields,
-    given: &Map<String, Value>,
-    field: &str,
-    most: usize,
-) -> Option<String> {
-    let text = match given.get(field)? {
-        Value::Null => return None,
-        Value::String(text) if text.len() <= most && !text.contains('\0') => Ok(text.clone()),
-        Value::String(_) => Err(format!(
-            "must have at most {most} bytes, and no NUL character"
-        )),
-        _ => Err("must be text".to_owned()),
-    };
-    fields.take(field, text).filter(|text| !text.is_empty())
+/// Text, if it was given; an empty one is none.
+fn text<'a>(fields: &mut Fields, given: &'a Map<String, Value>, field: &str) -> Option<&'a str> {
+    let value = given.get(field).filter(|value| !value.is_null())?;
+    let text = fields.take(field, value.as_str().ok_or("must be text"));
+    text.filter(|text| !text.is_empty())
 }
 
 /// One line of at most `most` characters, without spaces at its ends; an empty one is none.
@@ -285,11 +278,12 @@ fn line(
     field: &str,
     most: usize,
 ) -> Option<String> {
-    let line = text(fields, given, field, usize::MAX)?.trim().to_owned();
-    let fits = line.chars().count() <= most && !line.chars().any(char::is_control);
-    let right = format!("must have at most {most} characters, and no control characters");
-    let line = fields.take(field, if fits { Ok(line) } else { Err(right) });
-    line.filter(|line| !line.is_empty())
+    let line = text(fields, given, field)?.trim();
+    if line.chars().count() > most || line.chars().any(char::is_control) {
+        let right = format!("must have at most {most} characters, and no control characters");
+        fields.wrong(field, right);
+    }
+    Some(line.to_owned()).filter(|line| !line.is_empty())
 }
 
 /// What is told beside the token. One that never expires because a name was misspelt is worth more than a word.
