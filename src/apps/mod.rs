@@ -2,20 +2,24 @@
 
 mod keyring;
 mod keys;
+pub mod settings;
 mod store;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::{CryptoRng, Rng};
 use secrecy::SecretString;
-use sqlx::Connection;
+use serde_json::{Map, Value};
+use sqlx::{Connection, PgConnection, PgTransaction};
 
 pub use self::{
     keyring::Keyring,
     keys::{Credential, Environment, KeySummary, MalformedKey, SecretKey},
+    settings::AppSettings,
 };
 use crate::{
     db,
     id::{AppId, SecretKeyId},
+    rooms::Rules,
     sealed::{MasterKey, Sealed, Unsealable},
     tokens,
     webhooks::{SigningSecret, signing},
@@ -60,6 +64,17 @@ pub struct App {
     pub created_at: DateTime<Utc>,
 }
 
+/// An app with its settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configured {
+    /// The app.
+    pub app: App,
+    /// What it has set.
+    pub settings: AppSettings,
+    /// How often that was changed.
+    pub version: i32,
+}
+
 /// A sub-domain label: 1 to 63 of `a-z 0-9 -`, with no hyphen at either end. Made by `FromStr` alone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, sqlx::Type)]
 #[sqlx(transparent)]
@@ -73,8 +88,10 @@ pub struct NewApp {
     pub key: SecretKey,
     /// Signs the webhooks of its rooms.
     pub webhook_secret: SigningSecret,
-    /// Whether it answers on localhost.
+    /// Whether it answers on localhost, in the place of whichever app did.
     pub is_default: bool,
+    /// What it has set.
+    pub settings: AppSettings,
 }
 
 /// What came of a key's rotation.
@@ -97,6 +114,12 @@ pub enum Error {
     /// The same key was given to another app.
     #[error("this secret key is already in use")]
     KeyTaken,
+    /// Settings that cannot be, all of them.
+    #[error("some settings cannot be as given")]
+    Settings(Vec<settings::Wrong>),
+    /// The settings are not as the caller knows them: they were changed meanwhile.
+    #[error("the app was changed meanwhile: get it again")]
+    Changed,
     /// A stored secret does not open.
     #[error(transparent)]
     Sealed(#[from] Unsealable),
@@ -129,6 +152,9 @@ pub async fn create(
     let secret = Sealed::seal(&new.webhook_secret, master_key, &signing::secret_place(&id))?;
     let key = SecretKeyId::new(now, rng);
     let mut tx = conn.begin().await?;
+    if new.is_default {
+        store::without_default(&mut tx).await?;
+    }
     store::insert(&mut tx, id, new, &secret, now).await?;
     store::insert_key(&mut tx, key, id, &new.key, now).await?;
     tokens::create_secret(&mut tx, id, master_key, now, rng).await?;
@@ -149,6 +175,46 @@ pub async fn find(conn: &mut db::System, name: &AppName) -> Result<Option<App>, 
 /// The app that answers on localhost.
 pub async fn default(conn: &mut db::System) -> Result<Option<App>, Error> {
     Ok(store::default(conn).await?)
+}
+
+/// The app with its settings, of which it is the tenant.
+pub async fn configured(conn: &mut PgConnection, id: AppId) -> Result<Option<Configured>, Error> {
+    Ok(store::configured(conn, id).await?)
+}
+
+/// Changes the settings of an app by a merge patch (RFC 7396): what it does not name stays, and `null` asks for the default.
+/// Returns the app as it is then, and what the patch names that is no setting. `None` where there is no such app.
+///
+/// With `expected`, only where the settings have one of these versions.
+///
+/// # Errors
+///
+/// [`Error::Settings`], [`Error::Changed`].
+pub async fn configure(
+    tx: &mut PgTransaction<'_>,
+    id: AppId,
+    patch: &Map<String, Value>,
+    expected: Option<&[i32]>,
+) -> Result<Option<(Configured, Vec<String>)>, Error> {
+    let Some(mut app) = store::lock_configured(tx, id).await? else {
+        return Ok(None);
+    };
+    if expected.is_some_and(|versions| !versions.contains(&app.version)) {
+        return Err(Error::Changed);
+    }
+    let patched = app.settings.patched(patch).map_err(Error::Settings)?;
+    if patched.settings != app.settings {
+        app.settings = patched.settings;
+        app.version += 1;
+        store::configure(tx, id, &app.settings, app.version).await?;
+    }
+    Ok(Some((app, patched.unknown)))
+}
+
+/// The rules that an app has for new rooms.
+pub async fn room_defaults(conn: &mut PgConnection, id: AppId) -> Result<Rules, Error> {
+    let app = store::configured(conn, id).await?;
+    Ok(app.map_or_else(Rules::default, |app| app.settings.room_defaults.rules()))
 }
 
 /// Opens a stored secret, to see that `master_key` is the one that they are sealed under. Any key is, while there is no app.

@@ -3,9 +3,15 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::{PgConnection, postgres::types::PgInterval};
+use sqlx::{
+    PgConnection,
+    postgres::types::PgInterval,
+    types::Json,
+};
 
-use super::{App, AppName, Credential, Environment, Error, KeySummary, NewApp, SecretKey};
+use super::{
+    App, AppName, AppSettings, Configured, Credential, Environment, Error, KeySummary, NewApp, SecretKey,
+};
 use crate::{
     db::{System, constraint},
     id::{AppId, SecretKeyId},
@@ -21,11 +27,13 @@ pub async fn insert(
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     sqlx::query!(
-        "insert into apps (id, name, room_webhook_secret, is_default, created_at) values ($1, $2, $3, $4, $5)",
+        "insert into apps (id, name, room_webhook_secret, is_default, settings, created_at)
+         values ($1, $2, $3, $4, $5, $6)",
         id as AppId,
         &new.name as &AppName,
         webhook_secret.as_stored(),
         new.is_default,
+        Json(&new.settings) as _,
         now,
     )
     .execute(conn)
@@ -34,6 +42,87 @@ pub async fn insert(
         Some("apps_name_key") => Error::NameTaken,
         _ => error.into(),
     })?;
+    Ok(())
+}
+
+/// Takes localhost from the app that answers there.
+pub async fn without_default(conn: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!("update apps set is_default = false where is_default")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// An app with its settings, as it is stored.
+struct Row {
+    id: AppId,
+    name: AppName,
+    is_default: bool,
+    created_at: DateTime<Utc>,
+    settings: Json<AppSettings>,
+    settings_version: i32,
+}
+
+impl From<Row> for Configured {
+    fn from(row: Row) -> Self {
+        Self {
+            app: App {
+                id: row.id,
+                name: row.name,
+                is_default: row.is_default,
+                created_at: row.created_at,
+            },
+            settings: row.settings.0,
+            version: row.settings_version,
+        }
+    }
+}
+
+/// A query for apps with their settings.
+macro_rules! select {
+    ($condition:literal, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            r#"select id, name as "name: AppName", is_default, created_at, settings as "settings: Json<AppSettings>",
+                 settings_version
+               from apps "# + $condition,
+            $($argument),*
+        )
+    };
+}
+
+pub async fn configured(conn: &mut PgConnection, app: AppId) -> sqlx::Result<Option<Configured>> {
+    let row = select!("where id = $1", app as AppId)
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.map(Configured::from))
+}
+
+/// The app with its settings, locked against changes.
+pub async fn lock_configured(
+    conn: &mut PgConnection,
+    app: AppId,
+) -> sqlx::Result<Option<Configured>> {
+    let row = select!("where id = $1 for no key update", app as AppId)
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.map(Configured::from))
+}
+
+pub async fn configure(
+    conn: &mut PgConnection,
+    app: AppId,
+    settings: &AppSettings,
+    version: i32,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update apps set settings = $2, settings_version = $3 where id = $1",
+        app as AppId,
+        Json(settings) as _,
+        version,
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::{io::Write, time::Duration};
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{control, rewrap, say, storage::Opened};
+use super::{Table, control, minute, no_app, rewrap, say, storage::Opened};
 use crate::{
     apps::{self, AppName, Environment, KeySummary, RotatedKey, SecretKey},
     clock::Clock,
@@ -119,7 +119,7 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
             let opened = opened.with_context(|| no_app(&app))?;
             let keys = list(&opened.db(), &app).await;
             opened.close().await?;
-            Ok(say(table(&keys?))?)
+            Ok(table(&keys?).show()?)
         }
         Command::Revoke { id, storage } => {
             let opened = Opened::open(&storage).await?;
@@ -217,9 +217,9 @@ fn overlap(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A line per key, below a line of titles.
-fn table(keys: &[KeySummary]) -> String {
-    let titles = [
+/// A line per key.
+fn table(keys: &[KeySummary]) -> Table<7> {
+    let mut table = Table::new([
         "ID",
         "ENVIRONMENT",
         "KEY",
@@ -227,10 +227,10 @@ fn table(keys: &[KeySummary]) -> String {
         "LAST USED",
         "EXPIRES",
         "REVOKED",
-    ];
+    ]);
     let time = |at: Option<DateTime<Utc>>| at.map_or_else(|| "-".to_owned(), minute);
-    let row = |key: &KeySummary| {
-        [
+    for key in keys {
+        table.row([
             key.id.to_string(),
             key.environment.to_string(),
             format!("{}…{}", key.prefix.as_deref().unwrap_or(""), key.last_four),
@@ -238,29 +238,9 @@ fn table(keys: &[KeySummary]) -> String {
             time(key.last_used_at),
             time(key.expires_at),
             time(key.revoked_at),
-        ]
-    };
-    let mut rows = vec![titles.map(str::to_owned)];
-    rows.extend(keys.iter().map(row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..titles.len()).filter_map(width).collect();
-    let line = |row: &[String; 7]| {
-        let cells = row.iter().zip(&widths);
-        let cells: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        cells.join("  ").trim_end().to_owned()
-    };
-    let lines: Vec<String> = rows.iter().map(line).collect();
-    lines.join("\n")
-}
-
-fn minute(at: DateTime<Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M").to_string()
-}
-
-fn no_app(name: &AppName) -> String {
-    format!("there is no app {name}; `plenum app list` shows the apps")
+        ]);
+    }
+    table
 }
 
 fn no_key(id: SecretKeyId) -> String {

@@ -10,6 +10,7 @@ mod openapi;
 mod rewrap;
 mod serve;
 mod storage;
+mod table;
 mod token;
 
 use std::{
@@ -21,6 +22,7 @@ use std::{
 };
 
 use anyhow::Context;
+use chrono::{DateTime, Utc};
 use clap::{
     ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
@@ -28,7 +30,8 @@ use clap::{
 use tracing::error;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use crate::config as settings;
+use self::table::Table;
+use crate::{apps::AppName, config as settings};
 
 /// Video meetings by one REST call: rooms, media, rules kept on the server, signed webhooks.
 #[derive(Debug, Parser)]
@@ -46,7 +49,7 @@ enum Command {
     Migrate(migrate::Args),
     /// Print the effective settings, with secrets masked.
     Config(Box<config::Args>),
-    /// Create and list apps, the tenants.
+    /// Create, list and set up apps, the tenants.
     #[command(subcommand)]
     App(app::Command),
     /// Create, list, rotate and revoke secret keys; replace the master key.
@@ -112,6 +115,16 @@ async fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
 /// Prints a line for whoever ran the command.
 fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(std::io::stdout().lock(), "{line}")
+}
+
+/// What is said where no app has this name.
+fn no_app(name: &AppName) -> String {
+    format!("there is no app {name}; `plenum app list` shows the apps")
+}
+
+/// An instant as lists show it: to the minute, in UTC.
+fn minute(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M").to_string()
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -157,6 +157,11 @@ async fn first_apps(
         key: key.clone(),
         webhook_secret: webhook_secret.clone(),
         is_default,
+        settings: apps::AppSettings {
+            // Whoever reaches a loopback address is on this machine.
+            anonymous_rooms: config.http.bind.ip().is_loopback(),
+            ..Default::default()
+        },
     };
     let app = apps::create(conn, &new, master_key, clock.now(), &mut rand::rng()).await?;
     if bootstrap_app.is_some() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::{
-    say,
+    no_app, say,
     storage::{self, Opened},
 };
 use crate::{
@@ -56,7 +56,7 @@ async fn rotate(
     let master_key = storage::master_key(storage, &mut conn).await?;
     let app = apps::find(&mut conn, name)
         .await?
-        .with_context(|| format!("there is no app {name}; `plenum app list` shows the apps"))?;
+        .with_context(|| no_app(name))?;
     drop(conn);
     let now = clock.now();
     let mut tx = db.begin(app.id).await?;

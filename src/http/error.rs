@@ -234,6 +234,18 @@ impl From<apps::Error> for ApiError {
                 "SECRET_KEY_TAKEN",
                 error.to_string(),
             ),
+            apps::Error::Settings(wrong) => {
+                let mut fields = Fields::default();
+                for wrong in wrong {
+                    fields.wrong(&wrong.setting, &wrong.right);
+                }
+                Self::fields(fields.0)
+            }
+            apps::Error::Changed => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                "APP_CHANGED",
+                error.to_string(),
+            ),
             apps::Error::Sealed(cause) => Self::internal(cause),
             apps::Error::Tokens(cause) => Self::internal(cause),
             apps::Error::Database(cause) => Self::database(cause),

@@ -24,6 +24,7 @@ use super::{error, health, metrics, v1};
     tags(
         (name = "rooms", description = "Named, reusable places with rules. Meetings come and go in them."),
         (name = "tokens", description = "Who has one may join, with a role and limits; a private room needs one."),
+        (name = "app", description = "What your app has set: how its pages look, who may embed them, what new rooms are like."),
         (name = "service", description = "Whether the server lives."),
     ),
     components(schemas(error::ApiError, error::FieldError)),
@@ -52,6 +53,8 @@ impl Modify for Credentials {
 /// The routes that the document describes.
 pub(super) fn routes(config: &mut ServiceConfig) {
     config
+        .service(v1::app::get_app)
+        .service(v1::app::update_app)
         .service(v1::rooms::create_room)
         .service(v1::rooms::update_room)
         .service(v1::rooms::get_room)

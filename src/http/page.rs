@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Shared, auth::HostApp, error::ApiError};
 use crate::{
+    apps::{self, AppSettings},
     meetings::{Refusal, admission},
     rooms::{self, RoomName},
 };
@@ -38,14 +39,22 @@ pub async fn room_page(
     app: Result<HostApp, ApiError>,
     name: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let found = match (app, name.parse::<RoomName>()) {
-        (Ok(HostApp(app)), Ok(name)) => {
-            let mut tx = shared.db.begin(app.id).await?;
-            rooms::find(&mut tx, app.id, &name).await?
-        }
-        (Err(error), _) if !error.is_not_found() => return Err(error),
-        _ => None,
+    let app = match app {
+        Ok(HostApp(app)) => Some(app),
+        Err(error) if error.is_not_found() => None,
+        Err(error) => return Err(error),
     };
+    let mut found = None;
+    let mut settings = AppSettings::default();
+    if let Some(app) = app {
+        let mut tx = shared.db.begin(app.id).await?;
+        if let Ok(name) = name.parse::<RoomName>() {
+            found = rooms::find(&mut tx, app.id, &name).await?;
+        }
+        if let Some(app) = apps::configured(&mut tx, app.id).await? {
+            settings = app.settings;
+        }
+    }
     let mut opens_at_unix_sec = None;
     let (status, auto_join, state) = match &found {
         None => (StatusCode::NOT_FOUND, false, "notFound"),
@@ -73,9 +82,10 @@ pub async fn room_page(
     let json = serde_json::to_string(&room).map_err(|error| ApiError::internal(&error))?;
     let meta = format!(r#"<meta name="plenum-room" content="{}">"#, escape(&json));
     let html = String::from_utf8_lossy(&index.data).replace("<!--plenum-room-->", &meta);
+    let policy = format!("{POLICY} frame-ancestors {}", settings.frame_ancestors());
     Ok(HttpResponse::build(status)
         .content_type("text/html; charset=utf-8")
-        .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
+        .insert_header((header::CONTENT_SECURITY_POLICY, policy))
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .body(html))
 }
@@ -101,7 +111,6 @@ fn escape(text: &str) -> String {
         .replace('>', "&gt;")
 }
 
-/// Only our own files run, and only our own server is talked to.
+/// Only our own files run, and only our own server is talked to. Who may show the page in a frame is the app's to say.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; \
-    media-src 'self' blob: mediastream:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
-    frame-ancestors *";
+    media-src 'self' blob: mediastream:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none';";

@@ -11,7 +11,12 @@ impl Warnings {
     /// A warning for each field of `given` that is none of `known`, with the nearest that is.
     pub fn unknown_fields(given: &Map<String, Value>, known: &[&str]) -> Self {
         let strange = given.keys().filter(|name| !known.contains(&name.as_str()));
-        let warn = |name: &String| {
+        Self::unknown(strange.map(String::as_str), known)
+    }
+
+    /// A warning for each of these fields, of which none is known, with the nearest that is.
+    pub fn unknown<'a>(strange: impl Iterator<Item = &'a str> + Clone, known: &[&str]) -> Self {
+        let warn = |name: &str| {
             let name = plain(name);
             let near = known
                 .iter()

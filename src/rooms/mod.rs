@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use rand::{Rng, seq::IndexedRandom};
 use sqlx::{PgConnection, PgTransaction};
 
+pub(crate) use self::rules::words;
 pub use self::{
     password::{MalformedPassword, NotHashed, Password, PasswordHash},
     rtmp::{MalformedRtmpUrl, RtmpUrl},
@@ -128,7 +129,8 @@ pub enum MalformedName {
     Reserved,
 }
 
-/// Creates a room, with the deadline of its expiry. It lasts until it is archived.
+/// Creates a room, with the deadline of its expiry. It lasts until it is archived. What is not said of it is as in `defaults`,
+/// the rules that its app has for new rooms.
 ///
 /// # Errors
 ///
@@ -137,6 +139,7 @@ pub async fn create(
     tx: &mut PgTransaction<'_>,
     app: AppId,
     wanted: RoomChange,
+    defaults: Rules,
     master_key: &MasterKey,
     now: DateTime<Utc>,
     rng: &mut impl Rng,
@@ -146,7 +149,7 @@ pub async fn create(
         id: RoomId::new(now, rng),
         app_id: app,
         name: name.unwrap_or_else(|| RoomName::generate(rng)),
-        rules: Rules::default(),
+        rules: defaults,
         webhooks: RoomUrls::default(),
         password: None,
         rtmp_out_url: None,

@@ -69,7 +69,7 @@ macro_rules! properties {
     };
 }
 
-/// Declares a property that is one of some words.
+/// Declares a property that is one of some words. Where it is used, `Property`, `Value`, and the derived traits are in scope.
 macro_rules! words {
     ($(#[doc = $doc:literal])+ $name:ident { $( $(#[doc = $about:literal])+ $word:ident = $wire:literal, )+ }) => {
         $(#[doc = $doc])+
@@ -97,6 +97,8 @@ macro_rules! words {
         }
     };
 }
+
+pub(crate) use words;
 
 words! {
     /// Who may join.

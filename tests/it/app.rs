@@ -349,6 +349,7 @@ async fn tenant(
         key: key.clone(),
         webhook_secret: webhook_secret.clone(),
         is_default,
+        settings: apps::AppSettings::default(),
     };
     let mut conn = db.system().await.unwrap();
     let app = apps::create(&mut conn, &new, master_key, clock.now(), &mut rand::rng())

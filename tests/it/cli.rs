@@ -491,6 +491,143 @@ async fn the_default_app_answers_on_the_host_of_the_public_url(pool: PgPool) {
 }
 
 #[sqlx::test]
+async fn anonymous_rooms_are_on_in_the_first_app_of_a_loopback_bind_alone(pool: PgPool) {
+    let url = database_url(&pool);
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("PLENUM_MASTER_KEY", MASTER_KEY),
+    ];
+    let is_on = |app: &str| {
+        let shown = text(&plenum(&["app", "set", app], &settings).stdout);
+        let line = shown
+            .lines()
+            .find_map(|line| line.strip_prefix("anonymousRooms="));
+        line.unwrap_or_else(|| panic!("{shown}")) == "true"
+    };
+    let start = |settings: &[(&str, &str)]| {
+        let mut server = Server::spawn(settings);
+        server.says("ready");
+        server.tell(Signal::SIGTERM);
+        assert_eq!(server.end().0.code(), Some(0));
+    };
+    start(&[("DATABASE_URL", &url)]);
+    assert!(is_on("demo"));
+    start(&[
+        ("DATABASE_URL", &url),
+        ("PLENUM_BIND", "0.0.0.0:0"),
+        ("PLENUM_BOOTSTRAP_APP", "public"),
+        (
+            "PLENUM_BOOTSTRAP_SECRET_KEY",
+            "a-key-of-the-test-alone-0001",
+        ),
+    ]);
+    assert!(!is_on("public"));
+    assert!(
+        plenum(&["app", "create", "acme"], &settings)
+            .status
+            .success()
+    );
+    assert!(!is_on("acme"));
+}
+
+#[sqlx::test]
+async fn settings_of_an_app_are_changed_and_shown(pool: PgPool) {
+    let url = database_url(&pool);
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("PLENUM_MASTER_KEY", MASTER_KEY),
+    ];
+    let run = |args: &[&str]| {
+        let output = plenum(args, &settings);
+        let (shown, said) = (text(&output.stdout), text(&output.stderr));
+        (output.status.success(), shown, said)
+    };
+    assert!(run(&["app", "create", "acme"]).0);
+    let (changed, shown, said) = run(&[
+        "app",
+        "set",
+        "acme",
+        "branding.name=Acme Meetings",
+        "branding.accentColor=#0d6b57",
+        "embedOrigins=https://acme.example, https://staging.acme.example",
+        "roomDefaults.maxParticipants=10",
+        "roomDefaults.title=\"2030\"",
+        "retention.eventDays=7",
+    ]);
+    assert!(changed, "{said}");
+    for line in [
+        "branding.name=Acme Meetings",
+        "branding.accentColor=#0d6b57",
+        "embedOrigins=[\"https://acme.example\",\"https://staging.acme.example\"]",
+        "roomDefaults.maxParticipants=10",
+        "roomDefaults.title=\"2030\"",
+        "retention.eventDays=7",
+        "retention.personalDataDays=90",
+        "contactEmail=null",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+    }
+    // What is shown can be given.
+    let lines: Vec<&str> = ["app", "set", "acme"]
+        .into_iter()
+        .chain(shown.lines())
+        .collect();
+    assert_eq!(run(&lines).1, shown);
+    assert_eq!(run(&["app", "set", "acme"]).1, shown);
+
+    let (null, after, _) = run(&["app", "set", "acme", "branding.name=null", "retention=null"]);
+    assert!(
+        null && after.contains("branding.name=null") && after.contains("retention.eventDays=30")
+    );
+    for (changes, why) in [
+        (
+            vec!["contactEmail=ops", "retention.eventDays=1"],
+            "retention.eventDays must be from 4 to 365",
+        ),
+        (
+            vec!["contactEmail=ops"],
+            "contactEmail must be an e-mail address",
+        ),
+        (
+            vec!["branding.nam=x", "branding.name=x"],
+            "there is no setting branding.nam",
+        ),
+        (vec!["branding.name"], "a change is NAME=VALUE"),
+    ] {
+        let args: Vec<&str> = ["app", "set", "acme"].into_iter().chain(changes).collect();
+        let (done, _, said) = run(&args);
+        assert!(!done && said.contains(why), "{said}");
+    }
+    assert_eq!(
+        run(&["app", "set", "acme"]).1,
+        after,
+        "nothing was changed by those"
+    );
+    let (found, _, said) = run(&["app", "set", "nobody", "anonymousRooms=true"]);
+    assert!(!found && said.contains("there is no app nobody"), "{said}");
+}
+
+#[sqlx::test]
+async fn one_app_answers_on_localhost(pool: PgPool) {
+    let url = database_url(&pool);
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("PLENUM_MASTER_KEY", MASTER_KEY),
+    ];
+    for name in ["first", "second"] {
+        let made = plenum(&["app", "create", name, "--default"], &settings);
+        assert!(made.status.success(), "{}", text(&made.stderr));
+    }
+    let listed = text(&plenum(&["app", "list"], &settings).stdout);
+    let answering: Vec<&str> = listed
+        .lines()
+        .filter(|line| line.ends_with("answers on localhost"))
+        .collect();
+    assert_eq!(answering.len(), 1, "{listed}");
+    assert!(answering[0].starts_with("second "), "{listed}");
+}
+
+#[sqlx::test]
 async fn apps_and_keys_are_made_listed_and_revoked(pool: PgPool) {
     let url = pool.connect_options().to_url_lossy().to_string();
     let settings = [

@@ -199,6 +199,7 @@ async fn head_is_answered_wherever_get_is_with_its_headers_and_without_a_body(po
 async fn a_method_that_a_path_has_not_is_refused_with_those_that_it_has(pool: PgPool) {
     let test = TestApp::new(pool).await;
     for (path, allowed) in [
+        ("/api/v1/app", "GET, HEAD, PATCH, OPTIONS"),
         ("/api/v1/room", "POST, OPTIONS"),
         ("/api/v1/room/standup", "GET, HEAD, PUT, DELETE, OPTIONS"),
         ("/health", "GET, HEAD, OPTIONS"),
@@ -213,7 +214,7 @@ async fn a_method_that_a_path_has_not_is_refused_with_those_that_it_has(pool: Pg
             let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             Answer::to(&test, &request).await
         };
-        let refused = ask("PATCH").await;
+        let refused = ask("TRACE").await;
         assert_eq!(
             (refused.status, refused.code().as_str()),
             (405, "METHOD_NOT_ALLOWED"),

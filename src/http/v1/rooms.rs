@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    apps,
     http::{
         Shared,
         auth::AuthenticatedApp,
@@ -394,7 +395,9 @@ pub(super) async fn create(
             Claim::Other => return Err(ApiError::idempotency_key_reused()),
         }
     }
-    let room = rooms::create(&mut tx, app, change, &shared.master_key, now, rng).await?;
+    let defaults = apps::room_defaults(&mut tx, app).await?;
+    let master_key = &shared.master_key;
+    let room = rooms::create(&mut tx, app, change, defaults, master_key, now, rng).await?;
     if let Some(key) = key {
         idempotency::done(&mut tx, app, key, room.id).await?;
     }
