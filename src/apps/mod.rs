@@ -30,6 +30,10 @@ use crate::{
 #[command(next_help_heading = "Apps")]
 #[group(skip)]
 pub struct Config {
+    /// App that answers on every host that names no app, localhost included; without it, an unknown host is 404 and on
+    /// localhost the app answers that the first start or the bootstrap made.
+    #[arg(long, env = "PLENUM_DEFAULT_APP")]
+    pub default_app: Option<AppName>,
     /// App that the start creates if it is absent; it then answers on localhost.
     #[arg(long, env = "PLENUM_BOOTSTRAP_APP", requires = "bootstrap_secret_key")]
     pub bootstrap_app: Option<AppName>,

@@ -102,6 +102,7 @@ impl Node {
             public_host: config.http.public_host(),
             trusted_proxies: config.http.trusted_proxies.clone().into(),
             default_app,
+            default_app_everywhere: config.apps.default_app.is_some(),
             ready: Arc::new(AtomicBool::new(false)),
             stopping: CancellationToken::new(),
             figures: Arc::default(),

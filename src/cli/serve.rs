@@ -17,7 +17,7 @@ use super::{
     storage::{self, Opened},
 };
 use crate::{
-    apps::{self, App, Environment, NewApp, SecretKey},
+    apps::{self, App, AppName, Environment, NewApp, SecretKey},
     clock::Clock,
     config::{self, Config},
     db::System,
@@ -76,6 +76,10 @@ async fn serve(
     let mut conn = db.system().await?;
     let master_key = Arc::new(storage::master_key(&config.storage, &mut conn).await?);
     let (default_app, made) = first_apps(config, &mut conn, &clock, &master_key).await?;
+    let default_app = match &config.apps.default_app {
+        Some(name) => Some(named(name, &mut conn).await?),
+        None => default_app,
+    };
     drop(conn);
     if told_to_stop.is_cancelled() {
         return Ok(());
@@ -118,6 +122,7 @@ async fn first_apps(
     master_key: &MasterKey,
 ) -> anyhow::Result<(Option<App>, Option<SecretKey>)> {
     let apps::Config {
+        default_app: _,
         bootstrap_app,
         bootstrap_secret_key,
         bootstrap_webhook_secret,
@@ -174,6 +179,16 @@ async fn first_apps(
         webhook_secret.reveal().expose_secret(),
     ));
     Ok((Some(app), Some(key)))
+}
+
+/// The app of `PLENUM_DEFAULT_APP`.
+async fn named(name: &AppName, conn: &mut System) -> anyhow::Result<App> {
+    apps::find(conn, name).await?.with_context(|| {
+        format!(
+            "PLENUM_DEFAULT_APP: there is no app {name}; `plenum app list` shows the apps, \
+             `plenum app create {name}` makes it"
+        )
+    })
 }
 
 /// What whoever starts the server wants to know; `made` is a key that this start has shown.

@@ -14,7 +14,8 @@ use crate::{
     id::AppId,
 };
 
-/// The app whose secret key the request carries, as `?secretKey=` or `Authorization: Bearer`.
+/// The app whose secret key the request carries, as `?secretKey=` or `Authorization: Bearer`. On the host of an app, only
+/// that app's keys are good; on any other host, everybody's.
 ///
 /// A handler that forgets it does not know the tenant.
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ pub struct AuthenticatedApp {
 }
 
 /// The app on whose host the request came: `{app}.{base domain}`, or the default app on localhost, loopback addresses and
-/// the host of `PLENUM_PUBLIC_URL`.
+/// the host of `PLENUM_PUBLIC_URL`, and with `PLENUM_DEFAULT_APP` on every host that names no app.
 #[derive(Clone, Debug)]
 pub struct HostApp(pub App);
 
@@ -43,7 +44,12 @@ impl FromRequest for AuthenticatedApp {
         let request = request.clone();
         Box::pin(async move {
             let shared = shared(&request)?;
-            limits::limited(&request, &shared, Self::find(&request, &shared)).await
+            Box::pin(limits::limited(
+                &request,
+                &shared,
+                Self::find(&request, &shared),
+            ))
+            .await
         })
     }
 }
@@ -54,8 +60,15 @@ impl AuthenticatedApp {
         let credential = shared.keyring.authenticate(&key).await?;
         let credential = credential.ok_or_else(ApiError::unauthorized)?;
         let App { id, name, .. } = &credential.app;
-        let name = name.clone();
-        Ok(Self { id: *id, name })
+        match whose(request, shared) {
+            Tenant::Named(other) if other != *name => {
+                Err(ApiError::wrong_host(name, &shared.base_domain))
+            }
+            _ => Ok(Self {
+                id: *id,
+                name: name.clone(),
+            }),
+        }
     }
 }
 
@@ -67,12 +80,10 @@ impl FromRequest for HostApp {
         let request = request.clone();
         Box::pin(async move {
             let shared = shared(&request)?;
-            let host = host(&request, &Origin::of(&request, &shared.trusted_proxies));
-            let app = match tenant(host.as_ref(), &shared.base_domain) {
-                _ if host.is_some() && host == shared.public_host => shared.default_app.clone(),
-                Tenant::Default => shared.default_app.clone(),
+            let app = match whose(&request, &shared) {
                 Tenant::Named(name) => apps::find(&mut shared.db.system().await?, &name).await?,
-                Tenant::Nobody => None,
+                Tenant::Nobody if !shared.default_app_everywhere => None,
+                Tenant::Default | Tenant::Nobody => shared.default_app.clone(),
             };
             app.map(Self).ok_or_else(ApiError::room_not_found)
         })
@@ -87,27 +98,39 @@ impl FromRequest for SubdomainApp {
         let request = request.clone();
         Box::pin(async move {
             let shared = shared(&request)?;
-            let host = host(&request, &Origin::of(&request, &shared.trusted_proxies));
-            match tenant(host.as_ref(), &shared.base_domain) {
-                _ if host.is_some() && host == shared.public_host => Ok(Self(None)),
+            match whose(&request, &shared) {
                 Tenant::Default => Ok(Self(None)),
                 Tenant::Named(name) => {
                     let app = apps::find(&mut shared.db.system().await?, &name).await?;
                     let app = app.ok_or_else(ApiError::app_not_found)?;
                     Ok(Self(Some(app)))
                 }
-                Tenant::Nobody if is_domain(host.as_ref(), &shared.base_domain) => Ok(Self(None)),
+                Tenant::Nobody if is_domain(host(&request).as_ref(), &shared.base_domain) => {
+                    Ok(Self(None))
+                }
                 Tenant::Nobody => Err(ApiError::app_not_found()),
             }
         })
     }
 }
 
+/// Whose host the request was sent to.
+fn whose(request: &HttpRequest, shared: &Shared) -> Tenant {
+    let host = host(request, &Origin::of(request, &shared.trusted_proxies));
+    if host.is_some() && host == shared.public_host {
+        return Tenant::Default;
+    }
+    tenant(host.as_ref(), &shared.base_domain)
+}
+
 /// Whose host it is.
 #[derive(Debug, PartialEq, Eq)]
 enum Tenant {
+    /// The default app's: localhost, and the like.
     Default,
+    /// This app's, which may not exist.
     Named(AppName),
+    /// It names no app.
     Nobody,
 }
 
@@ -130,7 +153,8 @@ pub fn host(request: &HttpRequest, origin: &Origin) -> Option<url::Host> {
     if !port.is_empty() && authority.port_u16().is_none() {
         return None;
     }
-    url::Host::parse(host).ok()
+    // A dot at the end says that the name is whole (RFC 1034, section 3.1).
+    url::Host::parse(host.strip_suffix('.').unwrap_or(host)).ok()
 }
 
 fn tenant(host: Option<&url::Host>, base_domain: &str) -> Tenant {
@@ -203,6 +227,8 @@ mod tests {
             "acme.meet.example.com",
             "acme.meet.example.com:8443",
             "ACME.Meet.example.com",
+            "acme.meet.example.com.",
+            "Acme.meet.example.com.:8443",
         ] {
             assert_eq!(
                 at(named),
@@ -210,7 +236,13 @@ mod tests {
                 "{named:?}"
             );
         }
-        for loopback in ["localhost:8080", "127.0.0.1", "127.9.9.9:1", "[::1]:80"] {
+        for loopback in [
+            "localhost:8080",
+            "LOCALHOST.",
+            "127.0.0.1",
+            "127.9.9.9:1",
+            "[::1]:80",
+        ] {
             assert_eq!(at(loopback), Tenant::Default, "{loopback}");
         }
         let foreign = [
@@ -240,6 +272,8 @@ mod tests {
             "localhost:99999",
             "ann@localhost",
             "localhost/x",
+            ".",
+            "localhost..",
         ] {
             assert_eq!(at(wrong), Tenant::Nobody, "{wrong:?}");
         }

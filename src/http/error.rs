@@ -171,6 +171,14 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
     }
 
+    /// The key of an app on the host of another.
+    pub fn wrong_host(app: &apps::AppName, base_domain: &str) -> Self {
+        let message = format!(
+            "this secret key is of the app {app} and the host is another app's: send it to {app}.{base_domain}"
+        );
+        Self::new(StatusCode::FORBIDDEN, "WRONG_HOST", message)
+    }
+
     /// Postgres failed. The cause is logged here, once, and never sent.
     pub fn database(cause: &sqlx::Error) -> Self {
         if db::is_away(cause) {

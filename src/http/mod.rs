@@ -118,6 +118,8 @@ pub struct Shared {
     pub trusted_proxies: Arc<[IpNet]>,
     /// The app that answers on localhost and on `public_host`.
     pub default_app: Option<App>,
+    /// Whether it answers on every host that names no app.
+    pub default_app_everywhere: bool,
     /// Whether all parts run.
     pub ready: Arc<AtomicBool>,
     /// Cancelled when the server stops: sockets take no more joins.

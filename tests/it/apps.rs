@@ -5,7 +5,17 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::app::{Tenant, TestApp};
+use crate::app::{Tenant, TestApp, soon};
+
+/// What a key reads at a host.
+async fn get(test: &TestApp, host: &str, path: &str, key: &str) -> (u16, Value) {
+    let request = reqwest::Client::new()
+        .get(format!("http://{}{path}", test.address))
+        .header("host", host)
+        .bearer_auth(key);
+    let answer = soon(path, request.send()).await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
 
 async fn patch(test: &TestApp, app: &Tenant, body: Value) -> (StatusCode, Value) {
     test.call(app, Method::PATCH, "/api/v1/app", Some(&body))
@@ -194,6 +204,38 @@ async fn the_page_may_be_framed_by_the_apps_embed_origins(pool: PgPool) {
     );
     patch(&test, &test.app, json!({ "embedOrigins": [] })).await;
     assert_eq!(framed_by().await, "'self'");
+}
+
+#[sqlx::test]
+async fn a_key_is_refused_on_another_apps_host_and_good_where_no_app_is_named(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let other = test.another_app("other").await;
+    let name =
+        async |host: &str, app: &Tenant| match get(&test, host, "/api/v1/app", &app.key).await {
+            (200, app) => app["name"].as_str().unwrap().to_owned(),
+            (status, error) => format!("{status} {}", error["code"].as_str().unwrap()),
+        };
+    for host in [
+        "localhost",
+        "127.0.0.1:8080",
+        "[::1]",
+        "10.0.0.1",
+        "example.com",
+    ] {
+        assert_eq!(name(host, &test.app).await, "acme", "{host}");
+        assert_eq!(name(host, &other).await, "other", "{host}");
+    }
+    for host in ["acme.localhost", "ACME.Localhost:8080", "acme.localhost."] {
+        assert_eq!(name(host, &test.app).await, "acme", "{host}");
+        assert_eq!(name(host, &other).await, "403 WRONG_HOST", "{host}");
+    }
+    assert_eq!(name("nobody.localhost", &other).await, "403 WRONG_HOST");
+    let (_, error) = get(&test, "acme.localhost", "/api/v1/room/standup", &other.key).await;
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("send it to other.localhost"), "{message}");
+    let unknown = "a-key-that-nobody-ever-made";
+    let (status, _) = get(&test, "acme.localhost", "/api/v1/app", unknown).await;
+    assert_eq!(status, 401);
 }
 
 #[sqlx::test]

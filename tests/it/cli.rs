@@ -491,6 +491,57 @@ async fn the_default_app_answers_on_the_host_of_the_public_url(pool: PgPool) {
 }
 
 #[sqlx::test]
+async fn with_a_default_app_every_host_that_names_none_is_that_apps(pool: PgPool) {
+    let url = database_url(&pool);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bind = port.local_addr().unwrap().to_string();
+    drop(port);
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("PLENUM_MASTER_KEY", MASTER_KEY),
+        ("PLENUM_BIND", &bind),
+        ("PLENUM_BASE_DOMAIN", "example.com"),
+        ("PLENUM_DEFAULT_APP", "acme"),
+    ];
+    let refused = plenum(&["serve"], &settings);
+    let said = text(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("PLENUM_DEFAULT_APP: there is no app acme"),
+        "{said}"
+    );
+
+    let made = plenum(&["app", "create", "acme"], &settings);
+    let shown = text(&made.stdout);
+    let key = shown
+        .split_whitespace()
+        .find(|word| word.starts_with("plenum_live_"))
+        .unwrap();
+    let mut server = Server::spawn(&settings);
+    server.says("ready");
+    let http = reqwest::Client::new();
+    let create = http
+        .post(format!("http://{bind}/api/v1/room?secretKey={key}"))
+        .body(r#"{"roomName": "standup"}"#);
+    assert_eq!(create.send().await.unwrap().status(), 200);
+    for (host, status) in [
+        ("localhost", 200),
+        ("10.0.0.1", 200),
+        ("example.com", 200),
+        ("meet.example.org", 200),
+        ("acme.example.com", 200),
+        ("demo.example.com", 404),
+        ("nobody.example.com", 404),
+    ] {
+        let page = http
+            .get(format!("http://{bind}/standup"))
+            .header("host", host);
+        assert_eq!(page.send().await.unwrap().status(), status, "{host}");
+    }
+    server.tell(Signal::SIGTERM);
+    assert_eq!(server.end().0.code(), Some(0));
+}
+
+#[sqlx::test]
 async fn anonymous_rooms_are_on_in_the_first_app_of_a_loopback_bind_alone(pool: PgPool) {
     let url = database_url(&pool);
     let settings = [
