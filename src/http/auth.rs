@@ -6,7 +6,7 @@ use actix_web::{
     http::{header, uri::Authority},
     web::Data,
 };
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, Ready, ready};
 
 use super::{Shared, error::ApiError, limits, peer::Origin};
 use crate::{
@@ -35,6 +35,10 @@ pub struct HostApp(pub App);
 /// addresses and the host of `PLENUM_PUBLIC_URL`.
 #[derive(Clone, Debug)]
 pub struct SubdomainApp(pub Option<App>);
+
+/// The app that the host names as its sub-domain, if it names one.
+#[derive(Clone, Debug)]
+pub struct NamedApp(pub Option<AppName>);
 
 impl FromRequest for AuthenticatedApp {
     type Error = ApiError;
@@ -111,6 +115,18 @@ impl FromRequest for SubdomainApp {
                 Tenant::Nobody => Err(ApiError::app_not_found()),
             }
         })
+    }
+}
+
+impl FromRequest for NamedApp {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(shared(request).map(|shared| match whose(request, &shared) {
+            Tenant::Named(name) => Self(Some(name)),
+            Tenant::Default | Tenant::Nobody => Self(None),
+        }))
     }
 }
 

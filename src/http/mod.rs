@@ -124,7 +124,7 @@ pub struct Shared {
     pub ready: Arc<AtomicBool>,
     /// Cancelled when the server stops: sockets take no more joins.
     pub stopping: CancellationToken,
-    /// What `/health` tells of all apps.
+    /// What `/health` tells, of each app and of all.
     pub figures: Arc<Figures>,
     /// Who has asked how often.
     pub limits: Arc<Limits>,

@@ -21,7 +21,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use sqlx::PgTransaction;
+use sqlx::{PgConnection, PgTransaction};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -182,6 +182,11 @@ pub async fn request_rules(
 /// Meetings that are live, and people who are in them, of all apps.
 pub async fn totals(db: &Db) -> sqlx::Result<(i64, i64)> {
     store::totals(&mut db.system().await?).await
+}
+
+/// The same of one app.
+pub async fn totals_of(conn: &mut PgConnection, app: AppId) -> sqlx::Result<(i64, i64)> {
+    store::totals_of(conn, app).await
 }
 
 impl Meetings {

@@ -435,3 +435,17 @@ pub async fn totals(conn: &mut System) -> sqlx::Result<(i64, i64)> {
     .await?;
     Ok((row.meetings, row.participants))
 }
+
+/// Live meetings of an app, and the people who are in them.
+pub async fn totals_of(conn: &mut PgConnection, app: AppId) -> sqlx::Result<(i64, i64)> {
+    let row = sqlx::query!(
+        r#"select count(*) as "meetings!", coalesce(sum((
+               select count(*) from participants p where p.meeting_id = m.id and p.left_at is null)), 0)::bigint
+               as "participants!"
+           from meetings m where app_id = $1 and status = 'live'"#,
+        app as AppId,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok((row.meetings, row.participants))
+}

@@ -239,6 +239,46 @@ async fn a_key_is_refused_on_another_apps_host_and_good_where_no_app_is_named(po
 }
 
 #[sqlx::test]
+async fn health_counts_one_app_on_its_host_and_all_elsewhere(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let other = test.another_app("other").await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let wanted = json!({ "roomName": "retro" });
+    test.call(&other, Method::POST, "/api/v1/room", Some(&wanted))
+        .await;
+    let _ann = test.join("standup", "Ann").await;
+    let ben = test.join("standup", "Ben").await;
+    let health = async |host: &str| {
+        let (status, health) = get(&test, host, "/health", "none").await;
+        let figures = [
+            &health["totalRooms"],
+            &health["totalParticipants"],
+            &health["peakParticipants"],
+        ];
+        (status, figures.map(Value::as_i64))
+    };
+    let all = [Some(1), Some(2), Some(2)];
+    for host in ["localhost", "10.0.0.1"] {
+        assert_eq!(health(host).await, (200, all), "{host}");
+    }
+    assert_eq!(health("ACME.localhost:8080").await, (200, all));
+    assert_eq!(
+        health("other.localhost").await,
+        (200, [Some(0), Some(0), Some(0)])
+    );
+    assert_eq!(health("nobody.localhost").await, (404, [None; 3]));
+
+    ben.close(1000).await;
+    let later = (200, [Some(1), Some(1), Some(2)]);
+    soon("the leave", async {
+        while health("acme.localhost").await != later {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[sqlx::test]
 async fn an_apps_key_is_stored_only_as_a_hash_and_its_webhook_secret_only_sealed(pool: PgPool) {
     let test = TestApp::new(pool).await;
     let stored: Vec<Vec<u8>> = sqlx::query_scalar(
