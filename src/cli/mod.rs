@@ -8,6 +8,7 @@ mod migrate;
 pub mod node;
 mod openapi;
 mod rewrap;
+mod room;
 mod serve;
 mod storage;
 mod table;
@@ -58,6 +59,9 @@ enum Command {
     /// Rotate the secrets that apps' tokens are signed with.
     #[command(subcommand)]
     Token(token::Command),
+    /// List rooms.
+    #[command(subcommand)]
+    Room(room::Command),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -108,6 +112,7 @@ async fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
         Command::App(command) => app::run(command).await,
         Command::Key(command) => key::run(command).await,
         Command::Token(command) => token::run(command).await,
+        Command::Room(command) => room::run(command).await,
         Command::Openapi => openapi::run(),
     }
 }

@@ -189,6 +189,15 @@ pub async fn totals_of(conn: &mut PgConnection, app: AppId) -> sqlx::Result<(i64
     store::totals_of(conn, app).await
 }
 
+/// How many people are in the meetings of these rooms of an app; a room that nobody is in is left out.
+pub async fn people_in(
+    conn: &mut PgConnection,
+    app: AppId,
+    rooms: &[RoomId],
+) -> sqlx::Result<HashMap<RoomId, i64>> {
+    store::people_in(conn, app, rooms).await
+}
+
 impl Meetings {
     /// A node's meetings: none yet. `webhooks` is notified of new events. Owners run on the current Tokio runtime.
     pub fn new(

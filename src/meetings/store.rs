@@ -1,6 +1,6 @@
 //! The only SQL that touches `meetings`, `participants` and `meeting_commands`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -448,4 +448,24 @@ pub async fn totals_of(conn: &mut PgConnection, app: AppId) -> sqlx::Result<(i64
     .fetch_one(conn)
     .await?;
     Ok((row.meetings, row.participants))
+}
+
+pub async fn people_in(
+    conn: &mut PgConnection,
+    app: AppId,
+    rooms: &[RoomId],
+) -> sqlx::Result<HashMap<RoomId, i64>> {
+    let rows = sqlx::query!(
+        r#"select m.room_id, count(*) as "people!"
+           from meetings m join participants p on p.meeting_id = m.id and p.left_at is null
+           where m.app_id = $1 and m.room_id = any($2) and m.status <> 'ended' group by 1"#,
+        app as AppId,
+        rooms as &[RoomId],
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.room_id, row.people))
+        .collect())
 }

@@ -13,11 +13,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{ConnectOptions, PgPool};
 use tempfile::TempDir;
 
-use crate::app::soon;
+use crate::app::{TestApp, soon};
 
 pub const MASTER_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -656,6 +656,76 @@ async fn settings_of_an_app_are_changed_and_shown(pool: PgPool) {
     );
     let (found, _, said) = run(&["app", "set", "nobody", "anonymousRooms=true"]);
     assert!(!found && said.contains("there is no app nobody"), "{said}");
+}
+
+#[sqlx::test]
+async fn rooms_are_listed_with_who_is_in_them(pool: PgPool) {
+    let test = TestApp::new(pool.clone()).await;
+    let other = test.another_app("other").await;
+    test.room(json!({ "roomName": "standup", "expireUnixSec": 1_900_003_600 }))
+        .await;
+    test.advance(chrono::TimeDelta::seconds(1));
+    test.room(json!({ "roomName": "a-room-with-a-long-name", "privacy": "private" }))
+        .await;
+    let wanted = json!({ "roomName": "retro" });
+    test.call(&other, reqwest::Method::POST, "/api/v1/room", Some(&wanted))
+        .await;
+    let _ann = test.join("standup", "Ann").await;
+    let url = database_url(&pool);
+    let list = |args: &[&str]| {
+        let args: Vec<&str> = ["room", "list"].iter().chain(args).copied().collect();
+        let output = plenum(&args, &[("DATABASE_URL", &url)]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let all = list(&[]);
+    let lines: Vec<Vec<&str>> = all
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines.len(), 4, "{all}");
+    assert_eq!(
+        lines[0],
+        [
+            "APP", "ROOM", "PRIVACY", "PEOPLE", "CREATED", "EXPIRES", "ID"
+        ]
+    );
+    assert_eq!(
+        lines[1][..4],
+        ["acme", "a-room-with-a-long-name", "private", "0"]
+    );
+    assert_eq!(
+        lines[2][..8],
+        [
+            "acme",
+            "standup",
+            "public",
+            "1",
+            "2030-03-17",
+            "17:46",
+            "2030-03-17",
+            "18:46"
+        ]
+    );
+    let column = |line: &str, word: &str| line.find(word).unwrap();
+    let of: Vec<&str> = all.lines().collect();
+    assert_eq!(column(of[0], "PRIVACY"), column(of[1], "private"), "{all}");
+    assert_eq!(lines[3][1], "retro");
+
+    let one = list(&["--app", "acme", "--limit", "1"]);
+    assert!(
+        one.contains("a-room-with-a-long-name") && !one.contains("retro"),
+        "{one}"
+    );
+    assert!(
+        one.ends_with("and 1 more: --limit shows up to 1000 of each app\n"),
+        "{one}"
+    );
+    let nobody = plenum(
+        &["room", "list", "--app", "nobody"],
+        &[("DATABASE_URL", &url)],
+    );
+    assert!(text(&nobody.stderr).contains("there is no app nobody"));
 }
 
 #[sqlx::test]
