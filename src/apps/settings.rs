@@ -63,6 +63,7 @@ macro_rules! settings {
             $(
                 $(#[doc = $doc])+
                 #[serde(rename = $wire)]
+                #[schema(rename = $wire)] // which does not see the other one through a macro
                 pub $field: $kind,
             )*
         }

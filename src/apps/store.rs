@@ -3,14 +3,11 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::{
-    PgConnection,
-    postgres::types::PgInterval,
-    types::Json,
-};
+use sqlx::{PgConnection, postgres::types::PgInterval, types::Json};
 
 use super::{
-    App, AppName, AppSettings, Configured, Credential, Environment, Error, KeySummary, NewApp, SecretKey,
+    App, AppName, AppSettings, Configured, Credential, Environment, Error, KeySummary, NewApp,
+    SecretKey,
 };
 use crate::{
     db::{System, constraint},

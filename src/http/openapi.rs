@@ -128,3 +128,35 @@ fn rate_limited() -> Response {
         )
         .build()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{apps::AppSettings, rooms};
+
+    #[test]
+    fn properties_and_their_words_are_described_as_they_are_on_the_wire() {
+        let document = serde_json::to_value(document()).unwrap();
+        let schema = |name: &str| &document["components"]["schemas"][name];
+        let described = |name: &str| -> BTreeSet<String> {
+            schema(name)["properties"]
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect()
+        };
+        let rules = rooms::NAMES.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(described("Rules"), rules);
+        let settings = AppSettings::default().document();
+        assert_eq!(described("AppSettings"), settings.keys().cloned().collect());
+        let branding = settings["branding"].as_object().unwrap();
+        assert_eq!(described("Branding"), branding.keys().cloned().collect());
+        let words = &schema("DuplicateUser")["enum"];
+        assert_eq!(words, &json!(["replace", "refuse", "allow"]));
+    }
+}

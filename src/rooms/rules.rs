@@ -21,6 +21,7 @@ macro_rules! properties {
             $(
                 $(#[doc = $doc])+
                 #[serde(rename = $wire)]
+                #[schema(rename = $wire)] // which does not see the other one through a macro
                 pub $field: $kind,
             )*
         }
@@ -75,7 +76,7 @@ macro_rules! words {
         $(#[doc = $doc])+
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
         pub enum $name {
-            $( $(#[doc = $about])+ #[serde(rename = $wire)] $word, )+
+            $( $(#[doc = $about])+ #[serde(rename = $wire)] #[schema(rename = $wire)] $word, )+
         }
 
         impl Property for $name {
