@@ -86,8 +86,8 @@ impl FromRequest for HostApp {
             let shared = shared(&request)?;
             let app = match whose(&request, &shared) {
                 Tenant::Named(name) => apps::find(&mut shared.db.system().await?, &name).await?,
-                Tenant::Nobody if !shared.default_app_everywhere => None,
-                Tenant::Default | Tenant::Nobody => shared.default_app.clone(),
+                Tenant::Shared | Tenant::Nobody if !shared.default_app_everywhere => None,
+                Tenant::Default | Tenant::Shared | Tenant::Nobody => shared.default_app.clone(),
             };
             app.map(Self).ok_or_else(ApiError::room_not_found)
         })
@@ -103,14 +103,11 @@ impl FromRequest for SubdomainApp {
         Box::pin(async move {
             let shared = shared(&request)?;
             match whose(&request, &shared) {
-                Tenant::Default => Ok(Self(None)),
+                Tenant::Default | Tenant::Shared => Ok(Self(None)),
                 Tenant::Named(name) => {
                     let app = apps::find(&mut shared.db.system().await?, &name).await?;
                     let app = app.ok_or_else(ApiError::app_not_found)?;
                     Ok(Self(Some(app)))
-                }
-                Tenant::Nobody if is_domain(host(&request).as_ref(), &shared.base_domain) => {
-                    Ok(Self(None))
                 }
                 Tenant::Nobody => Err(ApiError::app_not_found()),
             }
@@ -125,7 +122,7 @@ impl FromRequest for NamedApp {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(shared(request).map(|shared| match whose(request, &shared) {
             Tenant::Named(name) => Self(Some(name)),
-            Tenant::Default | Tenant::Nobody => Self(None),
+            Tenant::Default | Tenant::Shared | Tenant::Nobody => Self(None),
         }))
     }
 }
@@ -146,6 +143,8 @@ enum Tenant {
     Default,
     /// This app's, which may not exist.
     Named(AppName),
+    /// The base domain itself, which all apps share.
+    Shared,
     /// It names no app.
     Nobody,
 }
@@ -178,6 +177,7 @@ fn tenant(host: Option<&url::Host>, base_domain: &str) -> Tenant {
         Some(url::Host::Ipv4(ip)) if ip.is_loopback() => Tenant::Default,
         Some(url::Host::Ipv6(ip)) if ip.is_loopback() => Tenant::Default,
         Some(url::Host::Domain(domain)) if domain == "localhost" => Tenant::Default,
+        Some(url::Host::Domain(domain)) if domain == base_domain => Tenant::Shared,
         Some(url::Host::Domain(domain)) => domain
             .strip_suffix(base_domain)
             .and_then(|rest| rest.strip_suffix('.'))
@@ -185,10 +185,6 @@ fn tenant(host: Option<&url::Host>, base_domain: &str) -> Tenant {
             .map_or(Tenant::Nobody, Tenant::Named),
         _ => Tenant::Nobody,
     }
-}
-
-fn is_domain(host: Option<&url::Host>, domain: &str) -> bool {
-    matches!(host, Some(url::Host::Domain(host)) if host == domain)
 }
 
 /// The credential of the `Bearer` scheme, whose case does not matter (RFC 9110, section 11.1).
@@ -261,8 +257,8 @@ mod tests {
         ] {
             assert_eq!(at(loopback), Tenant::Default, "{loopback}");
         }
+        assert_eq!(at("Meet.example.com:80"), Tenant::Shared);
         let foreign = [
-            "meet.example.com",
             "a.b.meet.example.com",
             "acmemeet.example.com",
             "acme.example.com",

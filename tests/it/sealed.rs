@@ -9,10 +9,10 @@ use std::{
 use chrono::TimeDelta;
 use nix::sys::signal::Signal;
 use plenum::{
-    apps::{self, Environment, NewApp, SecretKey},
+    apps::{self, AppSettings, Environment, NewApp, SecretKey},
     clock::Clock,
     db::Db,
-    rooms::{self, RoomChange},
+    rooms::{self, RoomChange, Rules},
     sealed::MasterKey,
     webhooks::SigningSecret,
 };
@@ -92,6 +92,7 @@ async fn apps_under(pool: &PgPool, key: &str, count: usize) {
             key: SecretKey::generate(Environment::Live, &mut rand::rng()),
             webhook_secret: SigningSecret::generate(&mut rand::rng()),
             is_default: number == 0,
+            settings: AppSettings::default(),
         };
         let mut conn = db.system().await.unwrap();
         let app = apps::create(&mut conn, &new, &key, now, &mut rand::rng()).await;
@@ -102,7 +103,16 @@ async fn apps_under(pool: &PgPool, key: &str, count: usize) {
             ..RoomChange::default()
         };
         let mut tx = db.begin(app).await.unwrap();
-        let room = rooms::create(&mut tx, app, room, &key, now, &mut rand::rng()).await;
+        let room = rooms::create(
+            &mut tx,
+            app,
+            room,
+            Rules::default(),
+            &key,
+            now,
+            &mut rand::rng(),
+        )
+        .await;
         room.unwrap();
         tx.commit().await.unwrap();
     }
