@@ -35,14 +35,13 @@ pub struct Config {
 
 /// Settings of what every command that touches the database needs.
 #[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Storage")]
 #[group(skip)]
 pub struct Storage {
-    /// Of the database.
-    #[command(flatten)]
-    pub db: db::Config,
     /// Directory of everything that outlives a restart: the private Postgres cluster and the master key. A running server
-    /// also has the socket there on which commands such as `plenum key` reach it.
-    #[arg(long, env = "PLENUM_DATA_DIR", default_value_os_t = default_data_dir())]
+    /// also has the socket there on which commands such as `plenum key` reach it. By default `/var/lib/plenum` for root,
+    /// and for others `plenum` under `XDG_DATA_HOME` or `~/.local/share`.
+    #[arg(long, env = "PLENUM_DATA_DIR", default_value_os_t = default_data_dir(), hide_default_value = true)]
     pub data_dir: PathBuf,
     /// Key under which stored secrets are sealed, 32 bytes in base64; needed with DATABASE_URL, made at the first start
     /// otherwise.
@@ -52,16 +51,43 @@ pub struct Storage {
     /// PLENUM_MASTER_KEY and the end of `plenum key rewrap`.
     #[arg(long, env = "PLENUM_MASTER_KEY_PREVIOUS", hide_env_values = true)]
     pub master_key_previous: Option<SecretString>,
+    /// Of the database.
+    #[command(flatten)]
+    pub db: db::Config,
 }
 
-/// Names of settings that are not flags.
-pub const OTHER_NAMES: &[&str] = &[FILE, LOG];
+/// A setting that is no flag: it is needed before there are flags, or is not of Plenum alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Variable {
+    /// Its name in the environment.
+    pub name: &'static str,
+    /// What holds where it is not set; empty for nothing.
+    pub default: &'static str,
+    /// What it is.
+    pub help: &'static str,
+}
+
+/// The settings that are not flags.
+pub const VARIABLES: &[Variable] = &[FILE, LOG, PG_BIN_DIR];
 /// The file with settings that the environment does not have.
-pub const FILE: &str = "PLENUM_CONFIG_FILE";
-/// What is logged, as `tracing` filters have it: `info`, `plenum=debug`.
-pub const LOG: &str = "PLENUM_LOG";
-/// Where the file is looked for if `PLENUM_CONFIG_FILE` does not say.
-const DEFAULT_FILE: &str = "/etc/plenum/plenum.env";
+pub const FILE: Variable = Variable {
+    name: "PLENUM_CONFIG_FILE",
+    default: "/etc/plenum/plenum.env",
+    help: "File with settings that the environment does not have, a `NAME=value` per line; only one that is named here \
+           must exist",
+};
+/// What is logged.
+pub const LOG: Variable = Variable {
+    name: "PLENUM_LOG",
+    default: "info,actix_server=warn,rtc_dtls=error",
+    help: "What is logged: levels (off, error, warn, info, debug, trace), alone or after `target=`, comma separated",
+};
+const PG_BIN_DIR: Variable = Variable {
+    name: "PG_BIN_DIR",
+    default: "",
+    help: "Directory of the programs `postgres` and `initdb` for the private cluster; found by itself where Postgres is \
+           installed as usual",
+};
 
 /// Reads the settings file into the environment; what the environment has already stays.
 ///
@@ -72,8 +98,8 @@ const DEFAULT_FILE: &str = "/etc/plenum/plenum.env";
 /// When the file is named and absent, or has a line that cannot be read; the message has its number and not its text, which
 /// may be a secret.
 pub(crate) fn load_file() -> anyhow::Result<()> {
-    let named = std::env::var_os(FILE).map(PathBuf::from);
-    let path = named.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+    let named = std::env::var_os(FILE.name).map(PathBuf::from);
+    let path = named.as_deref().unwrap_or(Path::new(FILE.default));
     if named.is_none() && !path.exists() {
         return Ok(());
     }
@@ -155,7 +181,10 @@ fn parse_file(text: &str) -> Result<Vec<(&str, &str)>, Malformed> {
 
 /// Warnings about `PLENUM_*` variables that are no settings, each with the nearest that is.
 pub fn unknown_names<C: CommandFactory>(given: impl Iterator<Item = String>) -> Vec<String> {
-    let mut known: Vec<String> = OTHER_NAMES.iter().map(|name| (*name).to_owned()).collect();
+    let mut known: Vec<String> = VARIABLES
+        .iter()
+        .map(|known| known.name.to_owned())
+        .collect();
     let command = C::command();
     for args in command.get_subcommands().map(clap::Command::get_arguments) {
         known.extend(

@@ -77,7 +77,11 @@ pub fn main() -> ExitCode {
     };
     if let Err(why) = log() {
         // Nobody is left to be told that this could not be written.
-        let _ = writeln!(std::io::stderr().lock(), "plenum: {}: {why}", settings::LOG);
+        let _ = writeln!(
+            std::io::stderr().lock(),
+            "plenum: {}: {why}",
+            settings::LOG.name
+        );
         return ExitCode::from(2);
     }
     std::panic::set_hook(Box::new(log_panic));
@@ -105,9 +109,9 @@ async fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => Box::pin(serve::run(*args)).await,
         Command::Migrate(args) => migrate::run(args).await,
-        Command::Config(_) => {
+        Command::Config(args) => {
             let (_, own) = matches.subcommand().context("there is no command")?;
-            config::run(own)
+            config::run(&args, own)
         }
         Command::App(command) => app::run(command).await,
         Command::Key(command) => key::run(command).await,
@@ -184,10 +188,10 @@ fn exit(error: &clap::Error) -> ExitCode {
 
 /// Logs go to standard error: for people on a terminal, as JSON otherwise.
 fn log() -> Result<(), String> {
-    let filter = match std::env::var(settings::LOG) {
+    let filter = match std::env::var(settings::LOG.name) {
         Ok(text) if !text.is_empty() => filter(&text)?,
         Err(VarError::NotUnicode(_)) => return Err("it is no text".to_owned()),
-        _ => EnvFilter::new("info,actix_server=warn,rtc_dtls=error"),
+        _ => EnvFilter::new(settings::LOG.default),
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

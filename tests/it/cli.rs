@@ -844,6 +844,28 @@ async fn a_given_database_needs_a_given_master_key(pool: PgPool) {
 }
 
 #[test]
+fn the_page_of_settings_is_the_committed_one_and_has_every_setting() {
+    let printed = text(&plenum(&["config", "--reference"], &[]).stdout);
+    assert!(
+        printed == include_str!("../../docs/settings.md"),
+        "update it: plenum config --reference > docs/settings.md"
+    );
+    let settings = text(&plenum(&["config"], &[]).stdout);
+    for line in settings.lines() {
+        let name = line.trim_start_matches("# ").split('=').next().unwrap();
+        let rows = printed.matches(&format!("\n| `{name}`")).count();
+        assert_eq!(rows, 1, "{name}");
+    }
+    let with_env = [
+        ("HOME", "/home/ann"),
+        ("PLENUM_BIND", "127.0.0.1:1"),
+        ("PLENUM_MASTER_KEY", MASTER_KEY),
+    ];
+    let elsewhere = plenum(&["config", "--reference"], &with_env);
+    assert_eq!(text(&elsewhere.stdout), printed, "it is the same anywhere");
+}
+
+#[test]
 fn the_openapi_document_is_the_committed_one() {
     let output = plenum(&["openapi"], &[]);
     let committed = include_str!("../../openapi/plenum.json");
