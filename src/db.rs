@@ -84,6 +84,17 @@ pub enum Error {
         /// Who we log in as.
         user: String,
     },
+    /// This binary is too old for the schema.
+    #[error(
+        "this plenum is too old for the database: it knows the schema up to version {known}, and the database needs \
+         {minimum} or later; run a newer plenum"
+    )]
+    TooOld {
+        /// Our newest migration.
+        known: i64,
+        /// What the schema needs at least.
+        minimum: i64,
+    },
     /// The schema could not be brought up to date.
     #[error("the database schema could not be brought up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -127,8 +138,11 @@ impl DerefMut for System {
     }
 }
 
-/// The schema, as this binary knows it.
-pub static MIGRATIONS: Migrator = sqlx::migrate!();
+/// The schema, as this binary knows it. A newer one, with migrations that are not of this binary, is left as it is.
+pub static MIGRATIONS: Migrator = Migrator {
+    ignore_missing: true,
+    ..sqlx::migrate!()
+};
 
 /// How to reach the server of this URL.
 pub fn options(url: &SecretString) -> Result<PgConnectOptions, Error> {
@@ -139,7 +153,8 @@ pub fn options(url: &SecretString) -> Result<PgConnectOptions, Error> {
 ///
 /// # Errors
 ///
-/// [`Error::Roles`] with the SQL to run where the server does not let us make or use the two roles.
+/// [`Error::Roles`] with the SQL to run where the server does not let us make or use the two roles; [`Error::TooOld`] where
+/// a newer binary has removed from the schema what this one needs. Neither changes the schema.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), Error> {
     let mut conn = options
         .clone()
@@ -159,7 +174,10 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), Error> {
     } else if !may_make {
         return Err(Error::Roles { user });
     }
+    check_minimum(&mut conn).await?;
     MIGRATIONS.run(&mut conn).await?;
+    // Again: a newer binary may have migrated while this one waited for its turn.
+    check_minimum(&mut conn).await?;
     if !exist {
         take_roles(&mut conn, &user).await?;
     }
@@ -167,18 +185,35 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a database has our schema, of whatever age.
+/// Whether a database has our schema, older or newer than this binary's.
 ///
 /// # Errors
 ///
-/// When Postgres does not answer.
+/// [`Error::TooOld`], and when Postgres does not answer.
 pub async fn is_migrated(options: &PgConnectOptions) -> Result<bool, Error> {
     let mut conn = options.connect().await?;
     let found = sqlx::query_scalar("select to_regclass('public.apps') is not null")
         .fetch_one(&mut conn)
         .await?;
+    check_minimum(&mut conn).await?;
     conn.close().await?;
     Ok(found)
+}
+
+/// Whether this binary may run against the schema. Any may while there is none, or one from before there was a minimum.
+async fn check_minimum(conn: &mut PgConnection) -> Result<(), Error> {
+    let exists =
+        sqlx::query_scalar("select to_regprocedure('public.plenum_schema_minimum()') is not null");
+    if !exists.fetch_one(&mut *conn).await? {
+        return Ok(());
+    }
+    let minimum = sqlx::query_scalar("select public.plenum_schema_minimum()");
+    let minimum: i64 = minimum.fetch_one(conn).await?;
+    let known = MIGRATIONS.iter().map(|known| known.version).max();
+    match known.unwrap_or_default() {
+        known if known < minimum => Err(Error::TooOld { known, minimum }),
+        _ => Ok(()),
+    }
 }
 
 /// Makes sure that both roles can be used, by using them; where one cannot, tries to grant it to ourselves.

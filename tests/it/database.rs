@@ -128,6 +128,214 @@ async fn several_processes_may_migrate_at_once(pool: PgPool) {
     );
 }
 
+/// What a newer binary leaves: a migration that this one does not have, and the minimum that it asks for.
+async fn newer_schema(pool: &PgPool, minimum: i64) {
+    run(
+        pool,
+        &format!(
+            "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+             values ({}, 'of a newer binary', true, '', 0);
+             create or replace function plenum_schema_minimum() returns bigint
+             language sql immutable parallel safe return {minimum}",
+            newest() + 1
+        ),
+    )
+    .await;
+}
+
+/// The newest migration that this binary has.
+fn newest() -> i64 {
+    db::MIGRATIONS
+        .iter()
+        .map(|known| known.version)
+        .max()
+        .unwrap()
+}
+
+#[sqlx::test]
+async fn a_binary_older_than_the_schema_runs_and_leaves_it_as_it_is(pool: PgPool) {
+    newer_schema(&pool, newest()).await;
+    let applied = "select array_agg(version order by version) from _sqlx_migrations";
+    let before: Vec<i64> = sqlx::query_scalar(applied).fetch_one(&pool).await.unwrap();
+    db::migrate(&pool.connect_options()).await.unwrap();
+    let after: Vec<i64> = sqlx::query_scalar(applied).fetch_one(&pool).await.unwrap();
+    assert_eq!(after, before);
+    TestApp::new(pool)
+        .await
+        .room(json!({ "roomName": "standup" }))
+        .await;
+}
+
+#[sqlx::test]
+async fn a_binary_older_than_the_schemas_minimum_is_refused(pool: PgPool) {
+    newer_schema(&pool, newest() + 1).await;
+    let options = pool.connect_options();
+    let refused = [
+        db::migrate(&options).await.err(),
+        db::is_migrated(&options).await.err(),
+    ];
+    for refused in refused {
+        let refused = refused.unwrap().to_string();
+        let needed = format!("needs {} or later", newest() + 1);
+        assert!(
+            refused.contains("too old") && refused.contains(&needed),
+            "{refused}"
+        );
+    }
+}
+
+/// What would break the version that runs while the file is applied, and is allowed to a file that raises the minimum.
+fn contracts(sql: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for statement in statements(sql) {
+        let words: Vec<&str> = statement.split_whitespace().collect();
+        let has = |phrase: &str| format!(" {statement} ").contains(&format!(" {phrase} "));
+        for phrase in [
+            "rename",
+            "truncate",
+            "revoke",
+            "set not null",
+            "set data type",
+        ] {
+            if has(phrase) {
+                found.push(format!("{phrase}: {statement}"));
+            }
+        }
+        if has("alter column") && has("type") {
+            found.push(format!("type: {statement}"));
+        }
+        for (at, _) in words
+            .iter()
+            .enumerate()
+            .filter(|(_, word)| **word == "drop")
+        {
+            let replaced = match words[at + 1..] {
+                ["constraint", name, ..] => {
+                    let name = name.trim_end_matches(',');
+                    statement.contains(&format!("add constraint {name} "))
+                }
+                ["default", ..] | ["not", "null", ..] => true, // of a column
+                _ => false,
+            };
+            if !replaced {
+                found.push(format!("drop: {statement}"));
+            }
+        }
+        // `default` and `not null` of one column stand between two commas outside of brackets.
+        if statement.starts_with("alter table") {
+            let has =
+                |part: &str, phrase: &str| format!(" {part} ").contains(&format!(" {phrase} "));
+            let strict = clauses(&statement).into_iter().filter(|part| {
+                has(part, "add column") && has(part, "not null") && !has(part, "default")
+            });
+            found.extend(strict.map(|part| format!("not null: {part}")));
+        }
+    }
+    found
+}
+
+/// The statements of a file, in lower case, with single spaces and without comments. Those of a function's body come apart,
+/// which does no harm.
+fn statements(sql: &str) -> Vec<String> {
+    let code = sql.lines().map(|line| line.split("--").next().unwrap());
+    let code = code.collect::<Vec<_>>().join("\n").to_lowercase();
+    let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    code.split(';')
+        .map(plain)
+        .filter(|text| !text.is_empty())
+        .collect()
+}
+
+/// The parts between the commas that are in no brackets.
+fn clauses(statement: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut parts = vec![String::new()];
+    for letter in statement.chars() {
+        match letter {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            ',' if depth == 0 => parts.push(String::new()),
+            _ => {}
+        }
+        parts.last_mut().unwrap().push(letter);
+    }
+    parts
+}
+
+#[test]
+fn what_breaks_the_version_that_still_runs_is_found_in_a_migration() {
+    for sql in [
+        "drop table rooms",
+        "alter table rooms drop column name",
+        "ALTER TABLE rooms\n  ALTER COLUMN name TYPE varchar",
+        "alter table rooms alter column name set data type varchar",
+        "alter table rooms rename column name to title",
+        "alter table rooms alter name set not null",
+        "alter table rooms add column a text default 'x', add column b text not null",
+        "alter table rooms drop constraint rooms_name_check",
+        "select 1; truncate rooms -- why",
+        "revoke insert on rooms from plenum_app",
+        "drop index rooms_name",
+    ] {
+        assert!(!contracts(sql).is_empty(), "{sql}");
+    }
+    for sql in [
+        "create table drops (name text not null)",
+        "alter table rooms add column a text not null default 'x', add column b text",
+        "alter table rooms drop constraint a, add constraint a check (b in (1, 2, 3))",
+        "alter table rooms alter column name drop not null",
+        "create index on rooms (name); -- drop table rooms",
+    ] {
+        assert_eq!(contracts(sql), Vec::<String>::new(), "{sql}");
+    }
+}
+
+#[test]
+fn a_migration_expands_or_raises_the_minimum() {
+    let mut minimum = 0;
+    let mut tables = Vec::new();
+    for migration in db::MIGRATIONS.iter() {
+        let (version, sql) = (migration.version, migration.sql.as_str());
+        let statements = statements(sql);
+        let raised = statements.iter().find_map(|statement| {
+            let (_, body) = statement.split_once("function plenum_schema_minimum()")?;
+            body.rsplit(' ').next()?.parse::<i64>().ok()
+        });
+        match raised {
+            Some(raised) if version > 8 => {
+                assert!(
+                    (minimum + 1..version).contains(&raised),
+                    "{version}: {raised}"
+                );
+                minimum = raised;
+            }
+            _ => assert_eq!(contracts(sql), Vec::<String>::new(), "migration {version}"),
+        }
+        let takes_locks = statements.iter().any(|statement| {
+            let of_old =
+                |table: &String| statement.split(&[' ', '('][..]).any(|word| word == table);
+            let alters = [
+                "alter table ",
+                "create index ",
+                "create unique index ",
+                "create trigger ",
+            ]
+            .iter()
+            .any(|start| statement.starts_with(start));
+            alters && tables.iter().any(of_old)
+        });
+        let limited = statements[0] == "set local lock_timeout = '5s'";
+        assert!(
+            version <= 8 || migration.no_tx || limited || !takes_locks,
+            "migration {version}"
+        );
+        let made = statements
+            .iter()
+            .filter_map(|text| text.strip_prefix("create table "));
+        tables.extend(made.filter_map(|text| Some(text.split(' ').next()?.to_owned())));
+    }
+}
+
 /// A login of the test's own, who is gone when the test is over.
 struct Login {
     name: String,
