@@ -31,7 +31,8 @@ export function artifactsOf(test) {
 export class Server {
   /** The secret that signs the webhooks. */
   webhookSecret = `whsec_${randomBytes(32).toString("base64")}`;
-  #secretKey = randomBytes(24).toString("hex");
+  /** The secret key of its app. */
+  secretKey = randomBytes(24).toString("hex");
   #environment;
   #dataDir;
   #log;
@@ -56,7 +57,7 @@ export class Server {
       PLENUM_BIND: `127.0.0.1:${port}`,
       PLENUM_DATA_DIR: dataDir,
       PLENUM_BOOTSTRAP_APP: "acme",
-      PLENUM_BOOTSTRAP_SECRET_KEY: this.#secretKey,
+      PLENUM_BOOTSTRAP_SECRET_KEY: this.secretKey,
       PLENUM_BOOTSTRAP_WEBHOOK_SECRET: this.webhookSecret,
       PLENUM_ALLOW_PRIVATE_WEBHOOKS: "1",
       ...settings,
@@ -169,7 +170,7 @@ export class Server {
   async #call(method, path, body) {
     const answer = await fetch(this.url + path, {
       method,
-      headers: { authorization: `Bearer ${this.#secretKey}`, "content-type": "application/json" },
+      headers: { authorization: `Bearer ${this.secretKey}`, "content-type": "application/json" },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
     const text = await answer.text();
