@@ -13,7 +13,7 @@ use actix_web::{
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::{Compress, Next, NormalizePath, from_fn},
-    web::{Data, PathConfig, Payload},
+    web::{Data, PathConfig, Payload, QueryConfig},
 };
 use clap::value_parser;
 use futures_util::FutureExt;
@@ -118,6 +118,10 @@ pub fn serve(
             .configure(methods::others(&openapi::document()))
             .default_service(actix_web::web::to(nothing_here))
             .app_data(PathConfig::default().error_handler(|_, _| ApiError::room_not_found().into()))
+            .app_data(
+                QueryConfig::default()
+                    .error_handler(|error, _| ApiError::invalid(error.to_string()).into()),
+            )
             .wrap(Compress::default())
             .wrap(from_fn(survive))
             .wrap(from_fn(pass))
