@@ -73,7 +73,8 @@ async fn run() {
 
     let body = room.to_string();
     let create = bench.measure(|seconds| wrk(&rooms, seconds, &["POST", &body]));
-    let floor = bench.measure(|seconds| pgbench(&bench, &transaction, seconds));
+    let floor = bench.measure(|seconds| pgbench(&bench, &transaction, seconds, None));
+    let steady_floor = bench.measure(|seconds| pgbench(&bench, &transaction, seconds, Some(RATE)));
     let steady = bench.measure(|seconds| oha(&rooms, seconds, &body));
     let read = bench.measure(|seconds| wrk(&one, seconds, &[]));
     let answer = bench.get(&one).await;
@@ -104,6 +105,7 @@ async fn run() {
     line("create", &create);
     line("  its transaction by pgbench", &floor);
     line(&format!("create at {RATE}/s, from when due"), &steady);
+    line("  its transaction by pgbench", &steady_floor);
     line("read", &read);
     line("  the same bytes, constant", &plain);
     println!();
@@ -184,6 +186,9 @@ impl Bench {
             .env("PLENUM_BIND", &bind)
             .env("PLENUM_DATA_DIR", data.path())
             .env("PLENUM_MEDIA_PORT_BASE", "0")
+            // As good as no limit.
+            .env("PLENUM_RATE_PER_SECOND", "1000000")
+            .env("PLENUM_RATE_BURST", "1000000")
             .env("PLENUM_BOOTSTRAP_APP", "bench")
             .env("PLENUM_BOOTSTRAP_SECRET_KEY", KEY)
             .env_remove("DATABASE_URL")
@@ -491,17 +496,20 @@ fn oha(url: &str, seconds: &str, body: &str) -> Load {
     }
 }
 
-fn pgbench(bench: &Bench, transaction: &Transaction, seconds: &str) -> Load {
+/// With a rate, times count from when a transaction is due.
+fn pgbench(bench: &Bench, transaction: &Transaction, seconds: &str, rate: Option<&str>) -> Load {
     let folder = TempDir::new().unwrap();
     let (script, variables) = transaction.script();
     fs::write(folder.path().join("create.sql"), script).unwrap();
     let options = bench.options();
     let socket = options.get_socket().unwrap();
-    let first = if seconds == SECONDS {
-        "n=1000000"
-    } else {
-        "n=0"
-    }; // ids of a second run are others
+    // Every run has ids of its own.
+    let first = match (rate, seconds == SECONDS) {
+        (None, false) => "n=0",
+        (None, true) => "n=100000000",
+        (Some(_), false) => "n=200000000",
+        (Some(_), true) => "n=300000000",
+    };
     let output = Command::new(pgbench_program())
         .current_dir(folder.path())
         .env("PGOPTIONS", "-c role=plenum_app")
@@ -528,6 +536,7 @@ fn pgbench(bench: &Bench, transaction: &Transaction, seconds: &str) -> Load {
             first,
         ])
         .args(variables.iter().flat_map(|variable| ["--define", variable]))
+        .args(rate.iter().flat_map(|rate| ["--rate", rate]))
         .arg(options.get_database().unwrap())
         .output()
         .unwrap();

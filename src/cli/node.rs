@@ -95,6 +95,7 @@ impl Node {
             db: db.clone(),
             clock: clock.clone(),
             keyring: keyring.clone(),
+            shown_rooms: Arc::new(http::ShownRooms::new(SHOWN_ROOMS)),
             meetings: meetings.clone(),
             master_key,
             reach: config.webhooks.reach(),
@@ -197,3 +198,6 @@ async fn carry_media_events(mut events: mpsc::Receiver<sfu::Event>, meetings: Me
         }
     }
 }
+
+/// Rooms that are answered from memory at most, for less than a second each: of 2 KiB, a few MiB.
+const SHOWN_ROOMS: usize = 4096;

@@ -27,7 +27,7 @@ use url::Url;
 
 pub use self::{
     health::Figures, limits::Limits, metrics::Metrics, openapi::document, server::serve,
-    tls::Certificate,
+    tls::Certificate, v1::rooms::ShownRooms,
 };
 use crate::{
     apps::{App, Keyring},
@@ -104,6 +104,8 @@ pub struct Shared {
     pub clock: Clock,
     /// Whose a secret key is.
     pub keyring: Arc<Keyring>,
+    /// What was answered of rooms a moment ago.
+    pub shown_rooms: Arc<ShownRooms>,
     /// This node's meetings.
     pub meetings: Meetings,
     /// Seals the secrets that are stored.

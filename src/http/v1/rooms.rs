@@ -2,9 +2,11 @@
 
 use actix_web::{
     HttpRequest, HttpResponse, delete, get,
-    http::header::{self, EntityTag, Header, HeaderName, HeaderValue, IfMatch, IfNoneMatch},
+    http::header::{
+        self, ContentType, EntityTag, Header, HeaderName, HeaderValue, IfMatch, IfNoneMatch,
+    },
     post, put,
-    web::{Data, Path, Query},
+    web::{Bytes, Data, Path, Query},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize, Serializer};
@@ -13,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     apps,
+    cache::Cache,
     http::{
         Shared,
         auth::AuthenticatedApp,
@@ -244,6 +247,9 @@ pub async fn update_room(
         .await?
         .ok_or_else(ApiError::room_not_found)?;
     tx.commit().await?;
+    for name in [&name, &room.name] {
+        shared.shown_rooms.forget(&(app.id, name.clone()));
+    }
     shared.meetings.wake();
     answer(room, &shared.master_key, &unknown(&given))
 }
@@ -268,25 +274,31 @@ pub async fn get_room(
     name: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let name = existing(&name)?;
-    let mut tx = shared.db.begin(app.id).await?;
-    let room = rooms::find(&mut tx, app.id, &name)
+    let read = async {
+        let mut tx = shared.db.begin(app.id).await?;
+        let room = rooms::find(&mut tx, app.id, &name).await?;
+        room.map(|room| Shown::new(room, &shared.master_key))
+            .transpose()
+    };
+    let shown = shared
+        .shown_rooms
+        .get((app.id, name.clone()), &shared.clock, Box::pin(read))
         .await?
         .ok_or_else(ApiError::room_not_found)?;
     let known = request.headers().contains_key(header::IF_NONE_MATCH);
     let known = known.then(|| IfNoneMatch::parse(&request)).transpose();
     let known = known.map_err(|_| malformed("If-None-Match"))?;
-    let tag = entity_tag(&room);
     let is_known = match known {
         None => false,
         Some(IfNoneMatch::Any) => true,
-        Some(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&tag)),
+        Some(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&shown.tag)),
     };
     if is_known {
         return Ok(HttpResponse::NotModified()
-            .insert_header(header::ETag(tag))
+            .insert_header(header::ETag(shown.tag))
             .finish());
     }
-    answer(room, &shared.master_key, &Warnings::default())
+    Ok(shown.answer())
 }
 
 /// List rooms
@@ -363,6 +375,33 @@ pub async fn delete_room(
     Ok(HttpResponse::Ok().json(Done::archived()))
 }
 
+/// What was answered of rooms a moment ago.
+pub type ShownRooms = Cache<(AppId, RoomName), Shown>;
+
+/// A room as it is answered.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    tag: EntityTag,
+    body: Bytes,
+}
+
+impl Shown {
+    fn new(room: Room, master_key: &MasterKey) -> Result<Self, ApiError> {
+        let tag = entity_tag(&room);
+        let body = serde_json::to_vec(&RoomView::new(room, master_key)?)
+            .map_err(|error| ApiError::internal(&error))?;
+        let body = body.into();
+        Ok(Self { tag, body })
+    }
+
+    fn answer(self) -> HttpResponse {
+        HttpResponse::Ok()
+            .content_type(ContentType::json())
+            .insert_header(header::ETag(self.tag))
+            .body(self.body)
+    }
+}
+
 /// What came of a wish for a room.
 pub(super) struct Created {
     /// The room.
@@ -402,6 +441,7 @@ pub(super) async fn create(
         idempotency::done(&mut tx, app, key, room.id).await?;
     }
     tx.commit().await?;
+    shared.shown_rooms.forget(&(app, room.name.clone()));
     Ok(Created {
         room,
         is_replayed: false,
@@ -421,6 +461,7 @@ pub(super) async fn archive(
         .await?
         .ok_or_else(ApiError::room_not_found)?;
     tx.commit().await?;
+    shared.shown_rooms.forget(&(app, name));
     shared.meetings.wake();
     Ok(())
 }
@@ -466,9 +507,7 @@ fn answer(
     master_key: &MasterKey,
     warnings: &Warnings,
 ) -> Result<HttpResponse, ApiError> {
-    let mut response = HttpResponse::Ok();
-    response.insert_header(header::ETag(entity_tag(&room)));
-    let mut response = response.json(RoomView::new(room, master_key)?);
+    let mut response = Shown::new(room, master_key)?.answer();
     warnings.tell(response.headers_mut());
     Ok(response)
 }
