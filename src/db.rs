@@ -295,6 +295,12 @@ impl Db {
         self.app.begin_with(AssertSqlSafe(begin)).await
     }
 
+    /// A connection of `plenum_app` that sees no tenant, for statements that name theirs themselves: such a one is a
+    /// transaction of its own, and takes one round trip.
+    pub async fn without_tenant(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+        self.app.acquire().await
+    }
+
     /// A connection of `plenum_system`.
     pub async fn system(&self) -> sqlx::Result<System> {
         Ok(System(self.system.acquire().await?))

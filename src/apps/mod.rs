@@ -217,8 +217,8 @@ pub async fn configure(
 
 /// The rules that an app has for new rooms.
 pub async fn room_defaults(conn: &mut PgConnection, id: AppId) -> Result<Rules, Error> {
-    let app = store::configured(conn, id).await?;
-    Ok(app.map_or_else(Rules::default, |app| app.settings.room_defaults.rules()))
+    let settings = store::settings(conn, id).await?;
+    Ok(settings.map_or_else(Rules::default, |settings| settings.room_defaults.rules()))
 }
 
 /// Opens a stored secret, to see that `master_key` is the one that they are sealed under. Any key is, while there is no app.

@@ -95,6 +95,21 @@ pub async fn configured(conn: &mut PgConnection, app: AppId) -> sqlx::Result<Opt
     Ok(row.map(Configured::from))
 }
 
+/// The app's settings. The statement names its tenant itself, so `conn` needs neither a transaction nor a tenant.
+pub async fn settings(conn: &mut PgConnection, app: AppId) -> sqlx::Result<Option<AppSettings>> {
+    // The inner query is asked for the tenant's row, so after the tenant is set.
+    let settings = sqlx::query_scalar!(
+        r#"with tenant as materialized (
+               select decode(set_config('plenum.app_id', encode($1, 'hex'), true), 'hex') as id
+           )
+           select (select a.settings from apps a where a.id = tenant.id) as "settings: Json<AppSettings>" from tenant"#,
+        app as AppId,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(settings.map(|Json(settings)| settings))
+}
+
 /// The app with its settings, locked against changes.
 pub async fn lock_configured(
     conn: &mut PgConnection,

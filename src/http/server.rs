@@ -19,7 +19,7 @@ use clap::value_parser;
 use futures_util::FutureExt;
 use rand::RngExt;
 use rustls::ServerConfig;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, debug, info, info_span};
 use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -205,11 +205,18 @@ async fn pass(
     let route = answer.request().match_pattern();
     shared.metrics.answered(route, &method, status, took);
     let _span = span.enter();
-    info!(
-        http.status = status.as_u16(),
-        duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        "answered"
-    );
+    let http_status = status.as_u16();
+    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    // Who reads, and gets what they ask for in time, is most of all requests, and seldom looked for.
+    if method == Method::GET
+        && !status.is_client_error()
+        && !status.is_server_error()
+        && took < SLOW
+    {
+        debug!(http.status = http_status, duration_ms, "answered");
+    } else {
+        info!(http.status = http_status, duration_ms, "answered");
+    }
     let quota = answer.request().extensions().get::<Quota>().copied();
     let headers = answer.headers_mut();
     if let Some(quota) = quota {
@@ -294,6 +301,8 @@ async fn nothing_here(request: HttpRequest) -> impl Responder {
     Err::<HttpResponse, _>(ApiError::not_found(request.method(), request.path()))
 }
 
+/// A read that takes longer is worth a line.
+const SLOW: Duration = Duration::from_secs(1);
 const REQUEST_ID_HEADER: &str = "x-request-id";
 
 #[cfg(test)]

@@ -132,11 +132,13 @@ pub enum MalformedName {
 /// Creates a room, with the deadline of its expiry. It lasts until it is archived. What is not said of it is as in `defaults`,
 /// the rules that its app has for new rooms.
 ///
+/// One statement, for which `conn` needs neither a transaction nor a tenant.
+///
 /// # Errors
 ///
 /// [`Error::NameTaken`], [`Error::Contradictions`].
 pub async fn create(
-    tx: &mut PgTransaction<'_>,
+    conn: &mut PgConnection,
     app: AppId,
     wanted: RoomChange,
     defaults: Rules,
@@ -158,10 +160,7 @@ pub async fn create(
         archived_at: None,
     };
     room.change(wanted, master_key)?;
-    store::insert(tx, &room).await?;
-    if let Some(expires_at) = room.rules.expires_at() {
-        deadlines::set_of_room(tx, app, Kind::RoomExpires, room.id, expires_at).await?;
-    }
+    store::insert(conn, &room).await?;
     Ok(room)
 }
 

@@ -131,8 +131,12 @@ impl Property for Option<u32> {
 
 impl<const MOST: usize> Property for Option<Text<MOST>> {
     fn read(value: &Value) -> Result<Self, String> {
-        let wrong = || format!("must be text of at most {MOST} characters");
+        let wrong =
+            || format!("must be text of at most {MOST} characters, without control characters");
         let text = value.as_str().ok_or_else(wrong)?.trim();
+        if text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+            return Err(wrong());
+        }
         match text.chars().count() {
             0 => Ok(None),
             count if count <= MOST => Ok(Some(Text(text.to_owned()))),
@@ -181,7 +185,23 @@ impl Property for Metadata {
         if value.to_string().len() > LONGEST_METADATA {
             return Err(format!("must have at most {LONGEST_METADATA} bytes"));
         }
+        if !is_stored_as_given(value) {
+            return Err("must have no NUL character and no number beyond 1e300".to_owned());
+        }
         Ok(Self(object.clone()))
+    }
+}
+
+/// Whether Postgres gives back what it is given: it has no NUL, and writes large numbers out.
+fn is_stored_as_given(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) => true,
+        Value::Number(number) => number.as_f64().is_some_and(|number| number.abs() <= 1e300),
+        Value::String(text) => !text.contains('\0'),
+        Value::Array(items) => items.iter().all(is_stored_as_given),
+        Value::Object(fields) => fields
+            .iter()
+            .all(|(name, value)| !name.contains('\0') && is_stored_as_given(value)),
     }
 }
 

@@ -6,6 +6,7 @@ use sqlx::{PgConnection, types::Json};
 use super::{Error, PasswordHash, Privacy, Room, RoomName, RtmpUrl, Rules};
 use crate::{
     db::{System, constraint},
+    deadlines::Kind,
     id::{AppId, RoomId},
     sealed::{KeyId, Sealed},
     webhooks::RoomUrls,
@@ -88,14 +89,24 @@ macro_rules! select {
     };
 }
 
+/// Stores a new room with the deadline of its expiry. One statement, which names its tenant itself: by itself it is a
+/// transaction, in which both rows are written or none.
 pub async fn insert(conn: &mut PgConnection, room: &Room) -> Result<(), Error> {
     let Room {
         rules, webhooks, ..
     } = room;
     sqlx::query!(
-        "insert into rooms (id, app_id, name, rules, meeting_join_webhook, meeting_left_webhook,
-             meeting_started_webhook, meeting_ended_webhook, password_hash, rtmp_out_url, version, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        r#"with tenant as materialized (
+               select decode(set_config('plenum.app_id', encode($2, 'hex'), true), 'hex') as id
+           ), room as (
+               insert into rooms (id, app_id, name, rules, meeting_join_webhook, meeting_left_webhook,
+                   meeting_started_webhook, meeting_ended_webhook, password_hash, rtmp_out_url, version, created_at)
+               select $1, tenant.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 from tenant
+               returning id, app_id
+           )
+           select case when $14::timestamptz is not null
+               then plenum_new_room_deadline(app_id, id, $13, $14) end as "has_deadline?"
+           from room"#,
         room.id as RoomId,
         room.app_id as AppId,
         &room.name as &RoomName,
@@ -108,8 +119,10 @@ pub async fn insert(conn: &mut PgConnection, room: &Room) -> Result<(), Error> {
         room.rtmp_out_url.as_ref().map(Sealed::as_stored),
         room.version,
         room.created_at,
+        Kind::RoomExpires.as_str(),
+        rules.expires_at(),
     )
-    .execute(conn)
+    .fetch_one(conn)
     .await
     .map_err(name_taken)?;
     Ok(())

@@ -3,9 +3,12 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Parser;
 use plenum::{
+    apps,
     clock::{Clock, Sample},
     db::{self, Db},
     id::AppId,
+    rooms::{self, RoomChange},
+    sealed::MasterKey,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -549,4 +552,33 @@ fn the_functions_that_see_every_tenant_are_these() {
             "webhooks::record_gone",
         ]
     );
+}
+
+#[sqlx::test]
+async fn a_statement_that_names_its_tenant_leaves_none_behind(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let mut conn = test.db.without_tenant().await.unwrap();
+    let (app, key) = (
+        test.app.app.id,
+        MasterKey::parse(&MasterKey::text([1; 32])).unwrap(),
+    );
+    let defaults = apps::room_defaults(&mut conn, app).await.unwrap();
+    let wanted = RoomChange::default();
+    let room = rooms::create(
+        &mut conn,
+        app,
+        wanted,
+        defaults,
+        &key,
+        test.now(),
+        &mut rand::rng(),
+    );
+    room.await.unwrap();
+    assert_eq!(
+        count(&mut conn, "rooms", None).await,
+        0,
+        "nobody's transaction sees nothing"
+    );
+    let mut tx = test.db.begin(app).await.unwrap();
+    assert_eq!(count(&mut tx, "rooms", None).await, 1);
 }

@@ -112,7 +112,10 @@ async fn every_answer_is_kept_by_nobody_and_names_no_page_to_others(pool: PgPool
         (400, ask(&post, "Content-Length: 1\r\n\r\n{").await),
     ];
     test.db.close().await;
-    answers.push((503, ask(&get, "").await));
+    answers.push((
+        503,
+        ask(&format!("GET /api/v1/rooms?secretKey={key}"), "").await,
+    ));
     answers.push((503, ask("GET /standup", "").await));
     for (status, answer) in answers {
         assert_eq!(answer.status, status, "{answer:?}");
@@ -537,7 +540,7 @@ async fn without_postgres_requests_are_told_to_come_back_and_are_served_once_it_
     test.room(json!({ "roomName": "standup" })).await;
     let key = &test.app.key;
     let requests = [
-        format!("GET /api/v1/room/standup?secretKey={key}"),
+        format!("GET /api/v1/rooms?secretKey={key}"),
         format!("POST /api/v1/room?secretKey={key}"),
         "GET /standup".to_owned(),
         "GET /ready".to_owned(),

@@ -795,3 +795,34 @@ async fn many_rooms_are_created_and_deleted_each_by_itself(pool: PgPool) {
         );
     }
 }
+
+#[sqlx::test]
+async fn what_postgres_cannot_give_back_is_refused(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    for (field, value) in [
+        ("title", json!("a\0b")),
+        ("welcomeMessage", json!("\u{7}")),
+        ("metadata", json!({ "a": "\0" })),
+        ("metadata", json!({ "a": [{ "\0": 1 }] })),
+        ("metadata", json!({ "a": f64::MAX })),
+        ("logoutURL", json!("https://example.com/\0")),
+        ("meetingJoinWebhook", json!("https://exa\0mple.com/")),
+    ] {
+        let (status, answer) = test.post("/api/v1/room", &json!({ field: value })).await;
+        let is_clear = answer["errors"][0]["field"] == field;
+        assert!(
+            status == StatusCode::BAD_REQUEST && is_clear || status == StatusCode::OK,
+            "{answer}"
+        );
+    }
+    let large =
+        json!({ "roomName": "large", "metadata": { "a": -1e300, "b": 1e-320, "c": u64::MAX } });
+    let room = test.room(large).await;
+    assert_eq!(test.get("/api/v1/room/large").await.1, room);
+    assert_eq!(test.get("/api/v1/rooms").await.0, StatusCode::OK);
+    let (status, error) = test.get("/api/v1/rooms?namePrefix=%00").await;
+    assert_eq!(
+        (status, &error["errors"][0]["field"]),
+        (StatusCode::BAD_REQUEST, &json!("namePrefix"))
+    );
+}

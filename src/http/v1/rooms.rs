@@ -419,9 +419,10 @@ pub(super) async fn create(
 ) -> Result<Created, ApiError> {
     let change = Wanted::read(given, shared.reach)?.change().await?;
     let (now, rng) = (shared.clock.now(), &mut rand::rng());
-    let mut tx = shared.db.begin(app).await?;
-    if let Some(key) = key {
+    let master_key = &shared.master_key;
+    let room = if let Some(key) = key {
         let request = idempotency::Request::new("create room", given);
+        let mut tx = shared.db.begin(app).await?;
         match idempotency::claim(&mut tx, app, key, request, now).await? {
             Claim::New => {}
             Claim::Done(room) => {
@@ -433,14 +434,16 @@ pub(super) async fn create(
             }
             Claim::Other => return Err(ApiError::idempotency_key_reused()),
         }
-    }
-    let defaults = apps::room_defaults(&mut tx, app).await?;
-    let master_key = &shared.master_key;
-    let room = rooms::create(&mut tx, app, change, defaults, master_key, now, rng).await?;
-    if let Some(key) = key {
+        let defaults = apps::room_defaults(&mut tx, app).await?;
+        let room = rooms::create(&mut tx, app, change, defaults, master_key, now, rng).await?;
         idempotency::done(&mut tx, app, key, room.id).await?;
-    }
-    tx.commit().await?;
+        tx.commit().await?;
+        room
+    } else {
+        let mut conn = shared.db.without_tenant().await?;
+        let defaults = apps::room_defaults(&mut conn, app).await?;
+        rooms::create(&mut conn, app, change, defaults, master_key, now, rng).await?
+    };
     shared.shown_rooms.forget(&(app, room.name.clone()));
     Ok(Created {
         room,
@@ -660,6 +663,13 @@ impl ListRooms {
             let is_live = is_live.parse::<bool>();
             fields.take("isLive", is_live.map_err(|_| "must be true or false"))
         });
+        if self
+            .name_prefix
+            .as_ref()
+            .is_some_and(|prefix| prefix.contains('\0'))
+        {
+            fields.wrong("namePrefix", "must have no NUL character");
+        }
         let mut instant = |field, given: &Option<String>| -> Option<DateTime<Utc>> {
             let seconds = given
                 .as_ref()?
