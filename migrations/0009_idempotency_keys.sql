@@ -2,7 +2,7 @@
 create table idempotency_keys (
     app_id bytea not null references apps (id) on delete cascade,
     key text not null check (length(key) between 1 and 255),
-    -- SHA-256 of what was asked for.
+    -- HMAC-SHA256 of what was asked for, by a key made from the master key.
     request bytea not null check (octet_length(request) = 32),
     -- The room that came of it.
     room_id bytea check (octet_length(room_id) = 12),

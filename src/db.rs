@@ -108,6 +108,8 @@ pub enum Error {
 pub struct Db {
     app: PgPool,
     system: PgPool,
+    /// For what must not wait behind requests.
+    keeper: PgPool,
 }
 
 /// A connection of `plenum_system`, which sees every tenant: only store functions that are cross-tenant by nature take one.
@@ -285,6 +287,7 @@ impl Db {
         Self {
             app: pool(SET_ROLE_APP, 16),
             system: pool(SET_ROLE_SYSTEM, 8),
+            keeper: pool(SET_ROLE_SYSTEM, 2),
         }
     }
 
@@ -306,10 +309,15 @@ impl Db {
         Ok(System(self.system.acquire().await?))
     }
 
+    /// A connection of `plenum_system` that requests do not take: leases are renewed however many there are.
+    pub async fn keeper(&self) -> sqlx::Result<System> {
+        Ok(System(self.keeper.acquire().await?))
+    }
+
     /// Lets `clock` follow Postgres's time, by the best of a few samples; returns how far it was off. What is worth a
     /// warning is warned of.
     pub async fn sample_clock(&self, clock: &Clock) -> sqlx::Result<TimeDelta> {
-        let mut conn = self.system().await?;
+        let mut conn = self.keeper().await?;
         let mut samples = Vec::with_capacity(SAMPLES);
         for _ in 0..SAMPLES {
             let sent = clock.instant();
@@ -352,7 +360,8 @@ impl Db {
 
     /// Closes the connections once they are free.
     pub async fn close(&self) {
-        futures_util::future::join(self.app.close(), self.system.close()).await;
+        futures_util::future::join3(self.app.close(), self.system.close(), self.keeper.close())
+            .await;
     }
 }
 

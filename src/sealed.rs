@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
-    digest,
+    digest, hmac,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
@@ -29,6 +29,8 @@ pub struct MasterKey {
 struct Key {
     id: KeyId,
     key: RandomizedNonceKey,
+    /// Made from the key, for [`MasterKey::fingerprints`].
+    fingerprint: hmac::Key,
 }
 
 /// Tells master keys apart: the beginning of the key's SHA-256. It stands beside each sealed value, in bytes 2 to 5.
@@ -96,6 +98,17 @@ impl MasterKey {
         std::iter::once(&self.current).chain(&self.others)
     }
 
+    /// What tells texts apart without telling what they are, not even to whoever can try all likely ones: by the key that
+    /// seals, and then by each other that opens.
+    pub fn fingerprints(&self, text: &[u8]) -> Vec<[u8; 32]> {
+        let by = |key: &Key| {
+            let mut fingerprint = [0; 32];
+            fingerprint.copy_from_slice(hmac::sign(&key.fingerprint, text).as_ref());
+            fingerprint
+        };
+        self.keys().map(by).collect()
+    }
+
     /// A new key's text, from 32 random bytes.
     pub fn text(random: [u8; 32]) -> SecretString {
         BASE64_STANDARD.encode(random).into()
@@ -119,7 +132,12 @@ impl Key {
         let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| MalformedKey)?;
         let mut id = [0; KEY_ID_LEN];
         id.copy_from_slice(&digest::digest(&digest::SHA256, &bytes).as_ref()[..KEY_ID_LEN]);
-        Ok(Self { id: KeyId(id), key })
+        let fingerprint = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &bytes), FINGERPRINT);
+        Ok(Self {
+            id: KeyId(id),
+            key,
+            fingerprint: hmac::Key::new(hmac::HMAC_SHA256, fingerprint.as_ref()),
+        })
     }
 }
 
@@ -181,7 +199,7 @@ impl<T: Secret> Sealed<T> {
     /// [`Unsealable::Damaged`] when the system has no randomness to give.
     pub fn seal(secret: &T, key: &MasterKey, place: &Place<'_>) -> Result<Self, Unsealable> {
         let mut body = secret.as_bytes().to_vec();
-        let Key { id, key } = &key.current;
+        let Key { id, key, .. } = &key.current;
         let nonce = key
             .seal_in_place_append_tag(place.aad(), &mut body)
             .map_err(|_| Unsealable::Damaged)?;
@@ -224,6 +242,8 @@ impl<T: Secret> Sealed<T> {
     }
 }
 
+/// What the key of fingerprints is derived for.
+const FINGERPRINT: &[u8] = b"plenum fingerprints";
 /// Format of the stored bytes.
 const VERSION: u8 = 1;
 /// Of AES-256.

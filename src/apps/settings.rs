@@ -140,7 +140,7 @@ settings! {
 
 words! {
     /// How round corners are.
-    Corners {
+    Corners, unknown as Soft {
         /// Not at all.
         Square = "square",
         /// A little.
@@ -152,7 +152,7 @@ words! {
 
 words! {
     /// Whether pages are light or dark.
-    Theme {
+    Theme, unknown as System {
         /// As each person's system is.
         System = "system",
         /// Light.

@@ -128,7 +128,7 @@ pub async fn configure(
     version: i32,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update apps set settings = $2, settings_version = $3 where id = $1",
+        "update apps set settings = settings || $2, settings_version = $3 where id = $1",
         app as AppId,
         Json(settings) as _,
         version,

@@ -109,6 +109,9 @@ impl FromRequest for SubdomainApp {
                     let app = app.ok_or_else(ApiError::app_not_found)?;
                     Ok(Self(Some(app)))
                 }
+                Tenant::Nobody if shared.default_app_everywhere => {
+                    Ok(Self(shared.default_app.clone()))
+                }
                 Tenant::Nobody => Err(ApiError::app_not_found()),
             }
         })

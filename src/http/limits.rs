@@ -35,8 +35,8 @@ pub struct Config {
     /// Requests that an app may send at once, after a pause: 1 to 1000000.
     #[arg(long, env = "PLENUM_RATE_BURST", default_value = "1000", value_parser = rate)]
     pub rate_burst: NonZeroU32,
-    /// Requests without a valid key that an address (of IPv6, a /64 network) may send per minute to routes that need one: 1 to
-    /// 1000000. With more, it gets no answer about any key until a minute's share has come back.
+    /// Requests that an address (of IPv6, a /64 network) may send per minute with a wrong key, or to check a token: 1 to
+    /// 1000000. With more, it gets no answer about them until a minute's share has come back. Valid keys are not concerned.
     #[arg(long, env = "PLENUM_UNAUTHORIZED_PER_MINUTE", default_value = "60", value_parser = rate)]
     pub unauthorized_per_minute: NonZeroU32,
 }
@@ -203,7 +203,8 @@ impl Limits {
 ///
 /// # Errors
 ///
-/// Those of `authenticate`, and `RATE_LIMITED`. An address that has no guess left learns nothing of any key.
+/// Those of `authenticate`, and `RATE_LIMITED`: for an app that asks too often, and for an address that has no guess left, whose
+/// wrong keys are not even called wrong. A valid key is never refused for what others send from its address.
 pub async fn limited(
     request: &HttpRequest,
     shared: &Shared,
@@ -212,11 +213,11 @@ pub async fn limited(
     let tell = |quota: Quota| request.extensions_mut().insert(quota);
     let (limits, clock) = (&shared.limits, &shared.clock);
     let address = Origin::of(request, &shared.trusted_proxies).address;
-    let left = limits.guesses_left(address, clock.now());
-    tell(left);
-    left.check(1)?;
     let app = match authenticate.await {
         Err(error) if error.status() == StatusCode::UNAUTHORIZED => {
+            let left = limits.guesses_left(address, clock.now());
+            tell(left);
+            left.check(1)?;
             tell(limits.guessed(address, clock.now()));
             return Err(error);
         }
@@ -225,6 +226,40 @@ pub async fn limited(
     let (quota, outcome) = limits.charge(app.id, 1, clock.now());
     tell(quota);
     outcome.map(|()| app)
+}
+
+/// Charges an app for more than the one request that its call is, as for the items of a batch.
+///
+/// # Errors
+///
+/// `RATE_LIMITED`.
+pub fn charge_more(
+    request: &HttpRequest,
+    shared: &Shared,
+    app: AppId,
+    more: usize,
+) -> Result<(), ApiError> {
+    let more = u32::try_from(more).unwrap_or(u32::MAX);
+    let (quota, outcome) = shared.limits.charge(app, more, shared.clock.now());
+    request.extensions_mut().insert(quota);
+    outcome
+}
+
+/// Charges the address of a request that needs no key, as it does one with a wrong key.
+///
+/// # Errors
+///
+/// `RATE_LIMITED`.
+pub fn charge_address(request: &HttpRequest, shared: &Shared) -> Result<(), ApiError> {
+    let (limits, now) = (&shared.limits, shared.clock.now());
+    let address = Origin::of(request, &shared.trusted_proxies).address;
+    let left = limits.guesses_left(address, now);
+    request.extensions_mut().insert(left);
+    left.check(1)?;
+    request
+        .extensions_mut()
+        .insert(limits.guessed(address, now));
+    Ok(())
 }
 
 /// When the buckets of the apps will be full that asked lately. There are no more than valid keys were used for in the time

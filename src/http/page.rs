@@ -58,7 +58,7 @@ pub async fn room_page(
     let mut opens_at_unix_sec = None;
     let (status, auto_join, state) = match &found {
         None => (StatusCode::NOT_FOUND, false, "notFound"),
-        Some(room) => match admission::check(&room.rules, None, 0, shared.clock.now()) {
+        Some(room) => match admission::check(room, None, 0, shared.clock.now()) {
             Err(Refusal::RoomNotOpen { opens_at }) => {
                 opens_at_unix_sec = Some(opens_at.timestamp());
                 (StatusCode::OK, false, "notYet")

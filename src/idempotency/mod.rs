@@ -5,20 +5,29 @@
 
 mod store;
 
-use aws_lc_rs::digest;
 use chrono::{DateTime, TimeDelta, Utc};
+use secrecy::zeroize::Zeroizing;
 use serde_json::{Map, Value};
 use sqlx::PgTransaction;
 
-use crate::id::{AppId, RoomId};
+use crate::{
+    id::{AppId, RoomId},
+    sealed::MasterKey,
+};
 
 /// A caller's name for one request: 1 to 255 visible ASCII characters. Made by `FromStr` alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key(String);
 
-/// What a request asks for, as a hash: equal for equal bodies, however they are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request([u8; 32]);
+/// What a request asks for, as a keyed hash, since there may be a password in it: equal for equal bodies, however they are
+/// written.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// By the master key that seals.
+    fingerprint: [u8; 32],
+    /// By each that opens.
+    all: Vec<[u8; 32]>,
+}
 
 /// What is known of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,16 +50,17 @@ pub async fn claim(
     tx: &mut PgTransaction<'_>,
     app: AppId,
     key: &Key,
-    request: Request,
+    request: &Request,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Claim> {
-    if store::claim(tx, app, key, request, now, now - KEPT).await? {
+    let fingerprint = &request.fingerprint;
+    if store::claim(tx, app, key, fingerprint, now, now - KEPT).await? {
         return Ok(Claim::New);
     }
     // Ours is not the first: the one that was has been committed, since a claim waits.
     let (known, room) = store::find(tx, app, key).await?;
     Ok(match room {
-        Some(room) if known == request => Claim::Done(room),
+        Some(room) if request.all.iter().any(|own| known == own) => Claim::Done(room),
         _ => Claim::Other,
     })
 }
@@ -92,15 +102,14 @@ impl std::str::FromStr for Key {
 
 impl Request {
     /// The request that calls `operation` with this body.
-    pub fn new(operation: &str, body: &Map<String, Value>) -> Self {
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(operation.as_bytes());
-        context.update(b"\n");
+    pub fn new(operation: &str, body: &Map<String, Value>, master_key: &MasterKey) -> Self {
         // Names are sorted, and nothing but what was said is written.
-        context.update(serde_json::json!(body).to_string().as_bytes());
-        let mut hash = [0; 32];
-        hash.copy_from_slice(context.finish().as_ref());
-        Self(hash)
+        let text = Zeroizing::new(format!("{operation}\n{}", serde_json::json!(body)));
+        let all = master_key.fingerprints(text.as_bytes());
+        Self {
+            fingerprint: all.first().copied().unwrap_or_default(),
+            all,
+        }
     }
 }
 

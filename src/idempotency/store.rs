@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{Key, Request};
+use super::Key;
 use crate::id::{AppId, RoomId};
 
 /// Claims a key that is not known, or was last used before `forgotten`; whether it was so. With each claim a few of the
@@ -12,7 +12,7 @@ pub async fn claim(
     conn: &mut PgConnection,
     app: AppId,
     key: &Key,
-    request: Request,
+    request: &[u8; 32],
     now: DateTime<Utc>,
     forgotten: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
@@ -28,7 +28,7 @@ pub async fn claim(
          where idempotency_keys.created_at < $5",
         app as AppId,
         key.0,
-        request.0.as_slice(),
+        request.as_slice(),
         now,
         forgotten,
     )
@@ -41,7 +41,7 @@ pub async fn find(
     conn: &mut PgConnection,
     app: AppId,
     key: &Key,
-) -> sqlx::Result<(Request, Option<RoomId>)> {
+) -> sqlx::Result<(Vec<u8>, Option<RoomId>)> {
     let row = sqlx::query!(
         r#"select request, room_id as "room_id: RoomId" from idempotency_keys where app_id = $1 and key = $2"#,
         app as AppId,
@@ -49,8 +49,7 @@ pub async fn find(
     )
     .fetch_one(conn)
     .await?;
-    let request = row.request.try_into().unwrap_or_default();
-    Ok((Request(request), row.room_id))
+    Ok((row.request, row.room_id))
 }
 
 pub async fn done(

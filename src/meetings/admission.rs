@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Identity, Role};
 use crate::{
     id::TokenId,
-    rooms::{Privacy, RoomName, Rules},
+    rooms::{Privacy, Room, RoomName, Rules},
     tokens::{self, Claims},
 };
 
@@ -40,6 +40,9 @@ pub enum Refusal {
         "Your personal link is not valid yet. Open it again when the meeting is about to start."
     )]
     TokenNotYetValid,
+    /// The room is locked.
+    #[error("This room is locked. Ask the host to let you in.")]
+    RoomLocked,
     /// All places are taken.
     #[error("This room is full. Try again when somebody has left.")]
     RoomFull,
@@ -142,25 +145,32 @@ pub fn check_time(rules: &Rules, now: DateTime<Utc>) -> Result<(), Refusal> {
     }
 }
 
-/// Whether the rules let one more in, who has shown `grant`, with `present` in already.
+/// Whether the room lets one more in, who has shown `grant`, with `present` in already.
 ///
 /// # Errors
 ///
 /// [`Refusal::RoomNotOpen`], [`Refusal::RoomExpired`], [`Refusal::TokenExpired`], [`Refusal::TokenRequired`],
-/// [`Refusal::RoomFull`], whichever comes first in this order.
+/// [`Refusal::RoomLocked`], [`Refusal::RoomFull`], whichever comes first in this order.
 pub fn check(
-    rules: &Rules,
+    room: &Room,
     grant: Option<&Grant>,
     present: usize,
     now: DateTime<Utc>,
 ) -> Result<(), Refusal> {
+    let rules = &room.rules;
     check_time(rules, now)?;
     match grant {
         Some(grant) if grant.expires_at.is_some_and(|expires_at| now >= expires_at) => {
             return Err(Refusal::TokenExpired);
         }
-        None if rules.privacy == Privacy::Private => return Err(Refusal::TokenRequired),
+        // A join cannot bring a password along: what was locked with one stays so.
+        None if rules.privacy == Privacy::Private || room.password.is_some() => {
+            return Err(Refusal::TokenRequired);
+        }
         _ => {}
+    }
+    if rules.locked && grant.is_none_or(|grant| grant.role != Role::Moderator) {
+        return Err(Refusal::RoomLocked);
     }
     let places = rules.max_participants.map_or(usize::MAX, |places| {
         usize::try_from(places).unwrap_or(usize::MAX)

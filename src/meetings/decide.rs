@@ -526,6 +526,7 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
                         Some(away) => (away.since, away.reason),
                         None => ((*renewed_at).max(participant.joined_at), *reason),
                     };
+                    limit_anew(&mut decision, participant, &state.room, now);
                     go_away(&mut decision, participant, since, now, reason);
                 } else {
                     leave(&mut decision, participant, *renewed_at, *reason);
@@ -726,9 +727,10 @@ fn join(state: &State, request: &JoinRequest, now: DateTime<Utc>) -> Result<Deci
         ..Decision::default()
     };
     rule(state, &request.room, now, &mut decision);
-    let rules = &newer(&state.room, &request.room).rules;
+    let room = newer(&state.room, &request.room);
+    let rules = &room.rules;
     let grant = request.grant.as_ref();
-    admission::check(rules, grant, state.participants.len(), now)?;
+    admission::check(room, grant, state.participants.len(), now)?;
     let own_limit = grant.and_then(|grant| grant.eject_after);
     if state.status == Status::Open {
         decision.facts.push(Fact::Started { at: now });
@@ -847,6 +849,19 @@ fn rule(state: &State, room: &Room, now: DateTime<Utc>, decision: &mut Decision)
     for participant in limited.filter(|participant| !participant.has_own_limit) {
         // Whoever has been in for longer already was rightly in until now.
         let time_up_at = limit.map(|limit| (participant.joined_at + limit).max(now));
+        decision.facts.push(Fact::Limited {
+            participant: participant.id,
+            time_up_at,
+        });
+    }
+}
+
+/// The room may have been changed while nobody owned the meeting. A limit that is over already stays so.
+fn limit_anew(decision: &mut Decision, participant: &Participant, room: &Room, now: DateTime<Utc>) {
+    let limit = room.rules.longest_stay();
+    let time_up_at = limit.map(|limit| (participant.joined_at + limit).max(now));
+    let is_over = participant.time_up_at.is_some_and(|due| due <= now);
+    if !participant.has_own_limit && !is_over && participant.time_up_at != time_up_at {
         decision.facts.push(Fact::Limited {
             participant: participant.id,
             time_up_at,

@@ -259,10 +259,14 @@ impl Meetings {
         outbox: Outbox,
     ) -> Result<Seat, Refusal> {
         let connection = outbox.connection;
-        // A meeting may end between its look-up and the join: the next one is another.
+        // A meeting may end, and a room may change, between the look-up and the join: it is looked up again.
         for _ in 0..3 {
             let (room, grant) = self.look_up(app, name, &entry).await?;
-            let inbox = self.owner(&room, &entry, grant.as_ref()).await?;
+            let inbox = match self.owner(&room, &entry, grant.as_ref()).await {
+                Ok(inbox) => inbox,
+                Err(Refusal::MeetingEnded) => continue,
+                Err(refusal) => return Err(refusal),
+            };
             let input = match &entry {
                 Entry::Join { name, resume, .. } => {
                     let participant = ParticipantId::new(self.0.clock.now(), &mut rand::rng());
@@ -412,7 +416,7 @@ impl Meetings {
         }
         // Nobody is in: what speaks against a join is known before a meeting is opened for it.
         let now = self.0.clock.now();
-        admission::check(&room.rules, grant, 0, now)?;
+        admission::check(room, grant, 0, now)?;
         let meeting = MeetingId::new(now, &mut rand::rng());
         let lease = Lease {
             app: room.app_id,
@@ -420,7 +424,12 @@ impl Meetings {
             node: self.0.node,
             epoch: 1,
         };
-        if !self.open(&lease, room, now).await.map_err(try_again)? {
+        let opened = match self.open(&lease, room, now).await {
+            // It was changed since it was looked up.
+            Err(rooms::Error::Changed) => return Err(Refusal::MeetingEnded),
+            opened => opened.map_err(try_again)?,
+        };
+        if !opened {
             // Archived this moment, or run by another node, which may have died: its meeting is claimed within seconds.
             return Err(Refusal::TryAgain);
         }
@@ -451,7 +460,7 @@ impl Meetings {
         now: DateTime<Utc>,
     ) -> Result<bool, rooms::Error> {
         let mut tx = self.0.db.begin(room.app_id).await?;
-        let there = rooms::hold(&mut tx, room.app_id, room.id).await?;
+        let there = rooms::hold(&mut tx, room).await?;
         let opened = there && store::open(&mut tx, lease, room.id, now, self.0.lease).await?;
         tx.commit().await?;
         Ok(opened)
@@ -469,7 +478,7 @@ impl Meetings {
         let asleep = clock.suspended();
         db.sample_clock(clock).await?;
         let owned = self.0.owned();
-        let mut conn = db.system().await?;
+        let mut conn = db.keeper().await?;
         if self.0.overslept() {
             warn!(
                 "this machine was suspended for longer than a lease: its meetings are claimed anew"

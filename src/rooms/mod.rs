@@ -221,9 +221,16 @@ pub async fn find(
     Ok(store::find(conn, app, name).await?)
 }
 
-/// Keeps a room from being archived or expired until the transaction ends; whether it is there, not archived.
-pub async fn hold(tx: &mut PgTransaction<'_>, app: AppId, id: RoomId) -> Result<bool, Error> {
-    Ok(store::hold(tx, app, id).await?)
+/// Keeps a room from being changed, archived or expired until the transaction ends; whether it is there, not archived.
+///
+/// # Errors
+///
+/// [`Error::Changed`] where it is not as it is known.
+pub async fn hold(tx: &mut PgTransaction<'_>, known: &Room) -> Result<bool, Error> {
+    match store::hold(tx, known.app_id, known.id).await? {
+        Some(version) if version != known.version => Err(Error::Changed),
+        version => Ok(version.is_some()),
+    }
 }
 
 /// The room of `app` with this id, archived or not.

@@ -72,11 +72,19 @@ macro_rules! properties {
 
 /// Declares a property that is one of some words. Where it is used, `Property`, `Value`, and the derived traits are in scope.
 macro_rules! words {
-    ($(#[doc = $doc:literal])+ $name:ident { $( $(#[doc = $about:literal])+ $word:ident = $wire:literal, )+ }) => {
+    ($(#[doc = $doc:literal])+ $name:ident, unknown as $unknown:ident { $( $(#[doc = $about:literal])+ $word:ident = $wire:literal, )+ }) => {
         $(#[doc = $doc])+
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
         pub enum $name {
             $( $(#[doc = $about])+ #[serde(rename = $wire)] #[schema(rename = $wire)] $word, )+
+        }
+
+        /// From storage, where a newer version may have left a word that is not known here.
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let word = Value::deserialize(deserializer)?;
+                Ok(Property::read(&word).unwrap_or(Self::$unknown))
+            }
         }
 
         impl Property for $name {
@@ -103,7 +111,7 @@ pub(crate) use words;
 
 words! {
     /// Who may join.
-    Privacy {
+    Privacy, unknown as Private {
         /// Whoever has the link.
         Public = "public",
         /// Whoever has a token.
@@ -112,7 +120,7 @@ words! {
 }
 words! {
     /// How people are arranged in a composition.
-    CompositionLayout {
+    CompositionLayout, unknown as Grid {
         /// All of the same size.
         Grid = "grid",
         /// Whoever speaks is large.
@@ -123,7 +131,7 @@ words! {
 }
 words! {
     /// How a meeting begins.
-    MeetingStart {
+    MeetingStart, unknown as Join {
         /// With the first join.
         Join = "join",
         /// With the call that creates the room; without an open or live meeting nobody can join.
@@ -132,7 +140,7 @@ words! {
 }
 words! {
     /// How media flows.
-    MediaMode {
+    MediaMode, unknown as Sfu {
         /// Through the SFU.
         Sfu = "sfu",
         /// From each to each; the server relays signaling and cannot see media.
@@ -141,7 +149,7 @@ words! {
 }
 words! {
     /// What happens when somebody joins whose `externalUserId` is in already.
-    DuplicateUser {
+    DuplicateUser, unknown as Allow {
         /// The one who is in is put out.
         Replace = "replace",
         /// The one who comes is refused.
@@ -153,7 +161,7 @@ words! {
 
 /// What participants who do not moderate may not do. True is locked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[serde(rename_all = "camelCase", default)]
 pub struct LockSettings {
     /// Send sound.
     pub microphone: bool,
@@ -179,8 +187,26 @@ pub struct LockSettings {
 
 impl Property for LockSettings {
     fn read(value: &Value) -> Result<Self, String> {
-        serde_json::from_value(value.clone())
-            .map_err(|error| format!("must be an object of switches: {error}"))
+        let known = serde_json::json!(Self::default());
+        let is_switch = |name: &str, value: &Value| known.get(name).is_some() && value.is_boolean();
+        let read = match value.as_object() {
+            Some(given) if given.iter().all(|(name, value)| is_switch(name, value)) => {
+                serde_json::from_value(value.clone()).ok()
+            }
+            _ => None,
+        };
+        read.ok_or_else(|| {
+            let names: Vec<&str> = known
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.as_str())
+                .collect();
+            format!(
+                "must be an object of true and false, by the names {}",
+                names.join(", ")
+            )
+        })
     }
 }
 
@@ -430,6 +456,17 @@ mod tests {
                 ..Rules::default()
             }
         );
+    }
+
+    #[test]
+    fn what_a_newer_version_stored_is_read_as_far_as_it_is_known_and_never_opens_a_room() {
+        let newer = json!({
+            "privacy": "members", "compositionLayout": "spiral", "enableTelepathy": true, "autoJoin": true,
+            "lockSettings": { "chat": true, "telepathy": true },
+        });
+        let rules: Rules = serde_json::from_value(newer).unwrap();
+        assert_eq!(rules.privacy, Privacy::Private);
+        assert!(rules.auto_join && rules.lock_settings.chat);
     }
 
     #[test]

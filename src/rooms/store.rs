@@ -128,14 +128,14 @@ pub async fn insert(conn: &mut PgConnection, room: &Room) -> Result<(), Error> {
     Ok(())
 }
 
-/// Stores what a change can change.
+/// Stores what a change can change. Properties that are not known here, as after a newer version ran, stay.
 pub async fn update(conn: &mut PgConnection, room: &Room) -> Result<(), Error> {
     let Room {
         rules, webhooks, ..
     } = room;
     sqlx::query!(
         "update rooms
-         set name = $3, rules = $4, meeting_join_webhook = $5, meeting_left_webhook = $6, meeting_started_webhook = $7,
+         set name = $3, rules = rules || $4, meeting_join_webhook = $5, meeting_left_webhook = $6, meeting_started_webhook = $7,
              meeting_ended_webhook = $8, password_hash = $9, rtmp_out_url = $10, version = $11
          where id = $1 and app_id = $2",
         room.id as RoomId,
@@ -240,7 +240,7 @@ pub async fn lock_named(
     name: &RoomName,
 ) -> sqlx::Result<Option<Room>> {
     let row = select!(
-        "where app_id = $1 and name = $2 and archived_at is null for update",
+        "where app_id = $1 and name = $2 and archived_at is null for no key update",
         app as AppId,
         name as &RoomName,
     )
@@ -252,7 +252,7 @@ pub async fn lock_named(
 /// The room, unless archived, locked against changes and against the opening of a meeting.
 pub async fn lock(conn: &mut PgConnection, app: AppId, id: RoomId) -> sqlx::Result<Option<Room>> {
     let row = select!(
-        "where app_id = $1 and id = $2 and archived_at is null for update",
+        "where app_id = $1 and id = $2 and archived_at is null for no key update",
         app as AppId,
         id as RoomId,
     )
@@ -261,16 +261,15 @@ pub async fn lock(conn: &mut PgConnection, app: AppId, id: RoomId) -> sqlx::Resu
     Ok(row.map(Room::from))
 }
 
-/// Keeps the room from being changed, archived or expired until the transaction ends; whether it is there.
-pub async fn hold(conn: &mut PgConnection, app: AppId, id: RoomId) -> sqlx::Result<bool> {
-    let row = sqlx::query_scalar!(
-        r#"select true as "there!" from rooms where app_id = $1 and id = $2 and archived_at is null for share"#,
+/// Keeps the room from being changed, archived or expired until the transaction ends; its version, if it is there.
+pub async fn hold(conn: &mut PgConnection, app: AppId, id: RoomId) -> sqlx::Result<Option<i32>> {
+    sqlx::query_scalar!(
+        "select version from rooms where app_id = $1 and id = $2 and archived_at is null for share",
         app as AppId,
         id as RoomId,
     )
     .fetch_optional(conn)
-    .await?;
-    Ok(row.is_some())
+    .await
 }
 
 pub async fn archive(

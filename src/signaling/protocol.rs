@@ -237,6 +237,7 @@ impl Problem {
                 Refusal::TokenInvalid => "TOKEN_INVALID",
                 Refusal::TokenExpired => "TOKEN_EXPIRED",
                 Refusal::TokenNotYetValid => "TOKEN_NOT_YET_VALID",
+                Refusal::RoomLocked => "ROOM_LOCKED",
                 Refusal::RoomFull => "ROOM_FULL",
                 Refusal::MeetingEnded => "MEETING_ENDED",
                 Refusal::NotJoined => "NOT_JOINED",

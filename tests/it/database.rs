@@ -564,7 +564,7 @@ async fn a_statement_that_names_its_tenant_leaves_none_behind(pool: PgPool) {
     );
     let defaults = apps::room_defaults(&mut conn, app).await.unwrap();
     let wanted = RoomChange::default();
-    let room = rooms::create(
+    rooms::create(
         &mut conn,
         app,
         wanted,
@@ -572,8 +572,9 @@ async fn a_statement_that_names_its_tenant_leaves_none_behind(pool: PgPool) {
         &key,
         test.now(),
         &mut rand::rng(),
-    );
-    room.await.unwrap();
+    )
+    .await
+    .unwrap();
     assert_eq!(
         count(&mut conn, "rooms", None).await,
         0,

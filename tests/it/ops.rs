@@ -5,7 +5,7 @@ use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::Path, sync::Arc, 
 use chrono::TimeDelta;
 use futures_util::{SinkExt, StreamExt};
 use plenum::db::{self, cluster::Cluster};
-use reqwest::{StatusCode, Version};
+use reqwest::{Method, StatusCode, Version};
 use serde_json::json;
 use sqlx::PgPool;
 use tokio::net::TcpStream;
@@ -371,18 +371,23 @@ async fn an_address_without_a_valid_key_can_guess_only_so_often(pool: PgPool) {
                 "{state}"
             );
         }
-        for key in [wrong, key, ""] {
-            let answer = ask(address, key).await;
+        for wrong in [wrong, ""] {
+            let answer = ask(address, wrong).await;
             assert_eq!(
                 (answer.status, answer.code().as_str()),
                 (429, "RATE_LIMITED"),
-                "{key}"
+                "{wrong}"
             );
             assert_eq!(answer.header("retry-after"), "30");
         }
+        assert_eq!(
+            ask(address, key).await.status,
+            404,
+            "a valid key is not kept out by what others send from its address"
+        );
     }
     assert_eq!(
-        ask("2001:db8::2", key).await.status,
+        ask("2001:db8::2", wrong).await.status,
         429,
         "its whole network"
     );
@@ -632,4 +637,53 @@ async fn a_request_that_comes_too_slowly_or_is_too_long_is_given_up(pool: PgPool
         let long = Answer::to(&test, &request).await;
         assert_eq!((long.status, long.code().as_str()), (413, "BODY_TOO_LARGE"));
     }
+}
+
+#[sqlx::test]
+async fn a_wrong_key_is_told_before_a_wrong_body_is_read(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    for _ in 0..20 {
+        let request = "POST /api/v1/room?secretKey=plenum_live_wrong HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n{";
+        let answer = Answer::to(&test, request).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (401, "UNAUTHORIZED")
+        );
+    }
+}
+
+#[sqlx::test]
+async fn each_item_of_a_batch_counts_as_a_request(pool: PgPool) {
+    let test = TestApp::with(pool, &["--rate-per-second", "1", "--rate-burst", "5"]).await;
+    let batch = |count: usize| json!({ "rooms": vec![json!({}); count] });
+    let path = "/api/v1/rooms/batch-create";
+    let (status, headers, _) = test.send(Method::POST, path, &[], Some(&batch(4))).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(headers["ratelimit"], "\"app\";r=1;t=4");
+    let (status, _, error) = test.send(Method::POST, path, &[], Some(&batch(2))).await;
+    assert_eq!(
+        (status, &error["code"]),
+        (StatusCode::TOO_MANY_REQUESTS, &json!("RATE_LIMITED"))
+    );
+}
+
+#[sqlx::test]
+async fn an_address_can_try_tokens_only_so_often(pool: PgPool) {
+    let test = TestApp::with(pool, &["--unauthorized-per-minute", "2"]).await;
+    let good = test
+        .post("/api/v1/token", &json!({ "globalToken": true }))
+        .await
+        .1;
+    let path = "/api/v1/token/validate";
+    for expected in [400, 400, 429] {
+        assert_eq!(
+            test.post(path, &json!({ "token": "wrong" })).await.0,
+            expected
+        );
+    }
+    assert_eq!(
+        test.post(path, &good).await.0,
+        200,
+        "a good one is no guess"
+    );
 }

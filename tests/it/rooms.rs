@@ -686,6 +686,17 @@ async fn asking_twice_under_one_idempotency_key_creates_one_room(pool: PgPool) {
         );
     }
 
+    let plain = format!("create room\n{body}");
+    let plain = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, plain.as_bytes());
+    let stored: Vec<Vec<u8>> = sqlx::query_scalar("select request from idempotency_keys")
+        .fetch_all(&test.pool)
+        .await
+        .unwrap();
+    assert!(
+        stored.iter().all(|stored| stored != plain.as_ref()),
+        "nobody can try passwords against it"
+    );
+
     test.advance(chrono::TimeDelta::hours(24) + chrono::TimeDelta::seconds(1));
     assert_ne!(
         post("first", body.clone()).await.2["_id"],
@@ -825,4 +836,15 @@ async fn what_postgres_cannot_give_back_is_refused(pool: PgPool) {
         (status, &error["errors"][0]["field"]),
         (StatusCode::BAD_REQUEST, &json!("namePrefix"))
     );
+}
+
+#[sqlx::test]
+async fn a_room_that_is_locked_or_has_a_password_is_not_open_to_everybody(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "secret", "password": "open sesame" }))
+        .await;
+    test.room(json!({ "roomName": "shut", "locked": true }))
+        .await;
+    assert_eq!(test.refusal("secret").await, "TOKEN_REQUIRED");
+    assert_eq!(test.refusal("shut").await, "ROOM_LOCKED");
 }

@@ -89,8 +89,9 @@ pub async fn update_app(
     shared: Data<Shared>,
     app: AuthenticatedApp,
     request: HttpRequest,
-    Body(mut patch): Body<Map<String, Value>>,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    let mut patch: Map<String, Value> = body.read().await?;
     patch.retain(|name, _| !ANSWERED_NAMES.contains(&name.as_str()));
     let expected = expected(&request, app.id)?;
     let mut tx = shared.db.begin(app.id).await?;

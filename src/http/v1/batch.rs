@@ -15,6 +15,7 @@ use crate::{
         auth::AuthenticatedApp,
         body::Body,
         error::{ApiError, Fields},
+        limits,
     },
     rooms::Expected,
 };
@@ -64,7 +65,7 @@ pub struct Outcome<T> {
 
 /// Create many rooms
 ///
-/// Each is created, or refused, by itself. With `Idempotency-Key`, asking again creates only what was not created before.
+/// Each is created, or refused, by itself, and counts as a request. With `Idempotency-Key`, asking again creates only what was not created before.
 #[utoipa::path(tag = "rooms", request_body = CreateRooms, security(("secretKey" = []), ("bearer" = [])), params(
     ("Idempotency-Key" = Option<String>, Header, description = "Your name for this request: 1 to 250 characters"),
 ), responses(
@@ -78,9 +79,11 @@ pub async fn create_rooms(
     shared: Data<Shared>,
     app: AuthenticatedApp,
     request: HttpRequest,
-    Body(CreateRooms { rooms }): Body<CreateRooms>,
+    body: Body,
 ) -> Result<Json<Results<RoomView>>, ApiError> {
+    let CreateRooms { rooms } = body.read().await?;
     check("rooms", rooms.len())?;
+    limits::charge_more(&request, &shared, app.id, rooms.len() - 1)?;
     let key = rooms::idempotency_key(&request)?;
     let of_item = |index| key.as_ref().map(|key| key.item(index)).transpose();
     let keys: Result<Vec<_>, _> = (0..rooms.len()).map(of_item).collect();
@@ -89,7 +92,7 @@ pub async fn create_rooms(
     let mut results = Vec::with_capacity(rooms.len());
     for (given, key) in rooms.iter().zip(&keys) {
         let created = rooms::create(&shared, app.id, given, key.as_ref()).await;
-        let outcome = created.and_then(|created| RoomView::new(created.room, &shared.master_key));
+        let outcome = created.map(|created| RoomView::new(created.room, &shared.master_key));
         let warnings = rooms::unknown(given).into_texts();
         results.push(Outcome::new(outcome, warnings));
     }
@@ -98,7 +101,7 @@ pub async fn create_rooms(
 
 /// Delete many rooms
 ///
-/// Each is deleted, or not found, by itself.
+/// Each is deleted, or not found, by itself, and counts as a request.
 #[utoipa::path(tag = "rooms", request_body = DeleteRooms, security(("secretKey" = []), ("bearer" = [])), responses(
     (status = 200, description = "A result for each, in their order", body = Results<Done>),
     (status = 400, description = "`INVALID_REQUEST`: nothing was done", body = ApiError),
@@ -109,9 +112,12 @@ pub async fn create_rooms(
 pub async fn delete_rooms(
     shared: Data<Shared>,
     app: AuthenticatedApp,
-    Body(DeleteRooms { room_names }): Body<DeleteRooms>,
+    request: HttpRequest,
+    body: Body,
 ) -> Result<Json<Results<Done>>, ApiError> {
+    let DeleteRooms { room_names } = body.read().await?;
     check("roomNames", room_names.len())?;
+    limits::charge_more(&request, &shared, app.id, room_names.len() - 1)?;
     let mut results = Vec::with_capacity(room_names.len());
     for name in &room_names {
         let archived = rooms::archive(&shared, app.id, name, &Expected::Anything).await;

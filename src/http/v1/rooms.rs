@@ -11,6 +11,7 @@ use actix_web::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
+use tracing::error;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
@@ -198,8 +199,9 @@ pub async fn create_room(
     shared: Data<Shared>,
     app: AuthenticatedApp,
     request: HttpRequest,
-    Body(given): Body<Map<String, Value>>,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    let given: Map<String, Value> = body.read().await?;
     let key = idempotency_key(&request)?;
     let created = create(&shared, app.id, &given, key.as_ref()).await?;
     let mut response = answer(created.room, &shared.master_key, &unknown(&given))?;
@@ -236,8 +238,9 @@ pub async fn update_room(
     app: AuthenticatedApp,
     request: HttpRequest,
     name: Path<String>,
-    Body(given): Body<Map<String, Value>>,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    let given: Map<String, Value> = body.read().await?;
     let name = existing(&name)?;
     let expected = expected(&request)?;
     let change = Wanted::read(&given, shared.reach)?.change().await?;
@@ -336,11 +339,11 @@ pub async fn list_rooms(
     let data = found
         .into_iter()
         .map(|room| RoomView::new(room, &shared.master_key))
-        .collect::<Result<Vec<_>, _>>()?;
+        .collect();
     let mut response = HttpResponse::Ok();
     response.insert_header((HeaderName::from_static("x-total-count"), total_count));
     if let Some(next) = next {
-        response.insert_header((header::LINK, next_link(&request, page.limit, next)));
+        response.insert_header((header::LINK, next_link(&request, next)));
     }
     Ok(response.json(match query.limit {
         None => RoomList::Array(data),
@@ -388,7 +391,7 @@ pub struct Shown {
 impl Shown {
     fn new(room: Room, master_key: &MasterKey) -> Result<Self, ApiError> {
         let tag = entity_tag(&room);
-        let body = serde_json::to_vec(&RoomView::new(room, master_key)?)
+        let body = serde_json::to_vec(&RoomView::new(room, master_key))
             .map_err(|error| ApiError::internal(&error))?;
         let body = body.into();
         Ok(Self { tag, body })
@@ -421,9 +424,9 @@ pub(super) async fn create(
     let (now, rng) = (shared.clock.now(), &mut rand::rng());
     let master_key = &shared.master_key;
     let room = if let Some(key) = key {
-        let request = idempotency::Request::new("create room", given);
+        let request = idempotency::Request::new("create room", given, master_key);
         let mut tx = shared.db.begin(app).await?;
-        match idempotency::claim(&mut tx, app, key, request, now).await? {
+        match idempotency::claim(&mut tx, app, key, &request, now).await? {
             Claim::New => {}
             Claim::Done(room) => {
                 let room = rooms::get(&mut tx, app, room).await?;
@@ -542,12 +545,11 @@ fn malformed(name: &str) -> ApiError {
 }
 
 /// The next page, without the key that the request may have had in its query.
-fn next_link(request: &HttpRequest, limit: i64, next: RoomId) -> String {
+fn next_link(request: &HttpRequest, next: RoomId) -> String {
     let given = url::form_urlencoded::parse(request.query_string().as_bytes());
-    let kept = given.filter(|(name, _)| !matches!(&**name, "secretKey" | "limit" | "cursor"));
+    let kept = given.filter(|(name, _)| !matches!(&**name, "secretKey" | "cursor"));
     let query = url::form_urlencoded::Serializer::new(String::new())
         .extend_pairs(kept)
-        .append_pair("limit", &limit.to_string())
         .append_pair("cursor", &next.to_string())
         .finish();
     format!("</api/v1/rooms?{query}>; rel=\"next\"")
@@ -666,9 +668,9 @@ impl ListRooms {
         if self
             .name_prefix
             .as_ref()
-            .is_some_and(|prefix| prefix.contains('\0'))
+            .is_some_and(|prefix| prefix.len() > 64 || prefix.contains('\0'))
         {
-            fields.wrong("namePrefix", "must have no NUL character");
+            fields.wrong("namePrefix", "must have at most 64 characters, and no NUL");
         }
         let mut instant = |field, given: &Option<String>| -> Option<DateTime<Utc>> {
             let seconds = given
@@ -693,14 +695,12 @@ impl ListRooms {
 
 impl RoomView {
     /// The room as its app sees it.
-    ///
-    /// # Errors
-    ///
-    /// When a stored secret was sealed under another master key.
-    pub fn new(room: Room, master_key: &MasterKey) -> Result<Self, ApiError> {
-        let rtmp_out_url = room
-            .rtmp_out_url(master_key)
-            .map_err(|error| ApiError::internal(&error))?;
+    pub fn new(room: Room, master_key: &MasterKey) -> Self {
+        // One that does not open is left out, so that the room can still be read and given another.
+        let rtmp_out_url = room.rtmp_out_url(master_key).unwrap_or_else(|error| {
+            error!(room.id = %room.id, %error, "where a room is streamed to cannot be told");
+            None
+        });
         let Room {
             id,
             app_id,
@@ -713,7 +713,7 @@ impl RoomView {
             archived_at,
             ..
         } = room;
-        Ok(Self {
+        Self {
             id: id.to_string(),
             app: app_id.to_string(),
             room_name: name.to_string(),
@@ -727,7 +727,7 @@ impl RoomView {
             archived: archived_at.is_some(),
             created: created_at.to_rfc3339_opts(SecondsFormat::Millis, true),
             version,
-        })
+        }
     }
 }
 

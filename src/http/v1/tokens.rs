@@ -1,6 +1,6 @@
 //! Tokens in Metered's shapes: make one, check one.
 
-use actix_web::{HttpResponse, post, web::Data};
+use actix_web::{HttpRequest, HttpResponse, post, web::Data};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,6 +13,7 @@ use crate::{
         auth::{AuthenticatedApp, SubdomainApp},
         body::Body,
         error::{ApiError, Fields},
+        limits,
         warnings::Warnings,
     },
     rooms::{
@@ -127,8 +128,9 @@ pub struct ValidateToken {
 pub async fn create_token(
     shared: Data<Shared>,
     app: AuthenticatedApp,
-    Body(given): Body<Map<String, Value>>,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    let given: Map<String, Value> = body.read().await?;
     let now = shared.clock.now();
     let new = read(&given, &app.name, now)?;
     let warnings = warnings(&given, &new);
@@ -158,9 +160,11 @@ pub async fn create_token(
 #[post("/api/v1/token/validate")]
 pub async fn validate_token(
     shared: Data<Shared>,
+    request: HttpRequest,
     SubdomainApp(app): SubdomainApp,
-    Body(given): Body<Map<String, Value>>,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    let given: Map<String, Value> = body.read().await?;
     let mut fields = Fields::default();
     let token = given.get("token").and_then(Value::as_str);
     let token = fields.take("token", token.ok_or("must be given, as text"));
@@ -168,16 +172,24 @@ pub async fn validate_token(
     let token = TokenText::from(token.unwrap_or_default().to_owned());
     let app = match app {
         Some(app) => app.id,
-        None => tokens::app_of(&mut shared.db.system().await?, &token)
-            .await?
-            .ok_or(tokens::Error::Invalid)?,
+        None => match tokens::app_of(&mut shared.db.system().await?, &token).await? {
+            Some(app) => app,
+            None => return refused(&request, &shared, tokens::Error::Invalid),
+        },
     };
     let mut tx = shared.db.begin(app).await?;
     let now = shared.clock.now();
-    let claims = tokens::verify(&mut tx, app, &token, &shared.master_key, now).await?;
+    let claims = tokens::verify(&mut tx, app, &token, &shared.master_key, now).await;
+    let claims = claims.or_else(|error| refused(&request, &shared, error))?;
     let mut response = HttpResponse::Ok().json(claims);
     Warnings::unknown_fields(&given, &["token"]).tell(response.headers_mut());
     Ok(response)
+}
+
+/// A token that opens nothing is a guess of the address that asks.
+fn refused<T>(request: &HttpRequest, shared: &Shared, error: tokens::Error) -> Result<T, ApiError> {
+    limits::charge_address(request, shared)?;
+    Err(error.into())
 }
 
 /// The token that is meant.

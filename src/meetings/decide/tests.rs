@@ -352,6 +352,26 @@ fn a_limit_that_moves_moves_for_those_who_are_in() {
 }
 
 #[test]
+fn a_limit_that_moved_while_nobody_owned_the_meeting_has_moved() {
+    for (limit, left_after) in [(Some(300), Some(300)), (Some(10), Some(60)), (None, None)] {
+        let mut meeting = Simulated::new(Rules {
+            eject_after: Some(Seconds::new(100)),
+            ..rules()
+        });
+        meeting.join(true).unwrap();
+        meeting.now += seconds(60);
+        // Read anew by whoever takes the meeting over.
+        meeting.state.room.version += 1;
+        meeting.state.room.rules.eject_after = limit.map(Seconds::new);
+        meeting.claimed(start() + seconds(58));
+        meeting.resume(1).unwrap();
+        meeting.advance(seconds(600), TimeDelta::zero());
+        let left = meeting.stays().first().map(|(_, stay, _)| *stay);
+        assert_eq!(left, left_after.map(|after| after * 1000));
+    }
+}
+
+#[test]
 fn an_expiry_that_moves_moves_for_the_meeting_that_runs() {
     let mut meeting = Simulated::new(rules());
     meeting.join(false).unwrap();
