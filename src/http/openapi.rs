@@ -4,7 +4,7 @@ use actix_web::App;
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        Components, ContentBuilder, HeaderBuilder, Object, Ref, Response, ResponseBuilder,
+        Components, ContentBuilder, Header, HeaderBuilder, Object, Ref, ResponseBuilder,
         schema::Type,
         security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
@@ -86,32 +86,49 @@ pub fn document() -> utoipa::openapi::OpenApi {
             &mut item.delete,
         ];
         for operation in methods.into_iter().flatten() {
+            let has_body = operation.request_body.is_some();
             let responses = &mut operation.responses.responses;
-            // Wherever a key is asked for, requests are counted.
-            if responses.contains_key("401") {
-                responses.insert("429".to_owned(), rate_limited().into());
+            let is_keyed = responses.contains_key("401");
+            let mut add = |status: &str, response: ResponseBuilder| {
+                responses.insert(status.to_owned(), response.build().into());
+            };
+            if is_keyed {
+                add("403", refusal("`WRONG_HOST`: the host is another app's"));
+                add("429", rate_limited());
+            }
+            if has_body {
+                add("408", refusal("`BODY_TOO_SLOW`"));
+                add("413", refusal("`BODY_TOO_LARGE`"));
+                add(
+                    "415",
+                    refusal("`UNSUPPORTED_ENCODING`: the body is compressed"),
+                );
+            }
+            if is_keyed || has_body {
+                add("503", unavailable());
             }
         }
     }
     document
 }
 
-fn rate_limited() -> Response {
-    let header = |text| {
-        let schema = Object::with_type(Type::String);
-        HeaderBuilder::new()
-            .schema(Some(schema))
-            .description(Some(text))
-            .build()
-    };
+/// An error that is the same wherever it may come.
+fn refusal(description: &str) -> ResponseBuilder {
     let error = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name("Error")))
         .build();
     ResponseBuilder::new()
-        .description(
-            "`RATE_LIMITED`: too many requests of the app, or too many without a valid key",
-        )
+        .description(description)
         .content("application/json", error)
+}
+
+fn unavailable() -> ResponseBuilder {
+    refusal("`UNAVAILABLE`: the server starts, stops or is without its database")
+        .header("Retry-After", header("Seconds after which to try again"))
+}
+
+fn rate_limited() -> ResponseBuilder {
+    refusal("`RATE_LIMITED`: too many requests of the app, or too many without a valid key")
         .header(
             "Retry-After",
             header("Seconds after which there is room for the request"),
@@ -126,6 +143,12 @@ fn rate_limited() -> Response {
                 "What is left of it: `\"app\";r=999;t=1` is 999 requests, and all of them in 1 s",
             ),
         )
+}
+
+fn header(description: &str) -> Header {
+    HeaderBuilder::new()
+        .schema(Some(Object::with_type(Type::String)))
+        .description(Some(description))
         .build()
 }
 

@@ -23,8 +23,15 @@ pub struct Answer {
 impl Answer {
     /// The answer to `request`, a head whose `Host` the caller gives, on a connection of its own.
     pub async fn to(test: &TestApp, request: &str) -> Self {
-        let mut stream = TcpStream::connect(&test.address).await.unwrap();
-        Self::on(&mut stream, request).await
+        Self::at(&test.address, request.as_bytes()).await
+    }
+
+    /// The answer of the server at `address`.
+    pub async fn at(address: &str, request: &[u8]) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let what = String::from_utf8_lossy(request);
+        soon(&what, Self::read(&mut stream, what.starts_with("HEAD"))).await
     }
 
     pub async fn on(stream: &mut TcpStream, request: &str) -> Self {
@@ -59,6 +66,13 @@ impl Answer {
             headers,
             body: String::from_utf8(body).unwrap(),
         }
+    }
+
+    /// Its headers, by lower-case name.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The names of its headers.

@@ -6,6 +6,7 @@ mod app;
 mod apps;
 mod asyncapi;
 mod cli;
+mod contract;
 mod database;
 mod deadlines;
 mod http;

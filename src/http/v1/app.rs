@@ -50,7 +50,6 @@ pub struct AppView {
         ("ETag" = String, description = "Tag of this version of its settings, for `If-Match`"),
     )),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
-    (status = 403, description = "`WRONG_HOST`: the host is another app's", body = ApiError),
 ))]
 #[get("/api/v1/app")]
 pub async fn get_app(
@@ -80,9 +79,7 @@ pub async fn get_app(
     )),
     (status = 400, description = "`INVALID_REQUEST`", body = ApiError),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
-    (status = 403, description = "`WRONG_HOST`: the host is another app's", body = ApiError),
     (status = 412, description = "`APP_CHANGED`: it is not as `If-Match` says", body = ApiError),
-    (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
 ))]
 #[patch("/api/v1/app")]
 pub async fn update_app(

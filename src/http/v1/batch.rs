@@ -72,7 +72,6 @@ pub struct Outcome<T> {
     (status = 200, description = "A result for each, in their order", body = Results<RoomView>),
     (status = 400, description = "`INVALID_REQUEST`: nothing was done", body = ApiError),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
-    (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
 ))]
 #[post("/api/v1/rooms/batch-create")]
 pub async fn create_rooms(
@@ -106,7 +105,6 @@ pub async fn create_rooms(
     (status = 200, description = "A result for each, in their order", body = Results<Done>),
     (status = 400, description = "`INVALID_REQUEST`: nothing was done", body = ApiError),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
-    (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
 ))]
 #[post("/api/v1/rooms/batch-delete")]
 pub async fn delete_rooms(

@@ -122,7 +122,6 @@ pub struct ValidateToken {
         headers(("Plenum-Warnings" = String, description = "What was ignored, as a list of strings"))),
     (status = 400, description = "`INVALID_REQUEST`", body = ApiError),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
-    (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
 ))]
 #[post("/api/v1/token")]
 pub async fn create_token(
@@ -155,7 +154,6 @@ pub async fn create_token(
     (status = 400, description = "`TOKEN_INVALID`, `TOKEN_EXPIRED`, `TOKEN_NOT_YET_VALID`, `INVALID_REQUEST`",
         body = ApiError),
     (status = 404, description = "`APP_NOT_FOUND`: the host is no app's", body = ApiError),
-    (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
 ))]
 #[post("/api/v1/token/validate")]
 pub async fn validate_token(
