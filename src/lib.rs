@@ -1,7 +1,8 @@
 //! Plenum: a hosted, multi-tenant platform for video meetings.
 //!
 //! A folder is a concept. Around the concepts are thin edges ([`http`], [`signaling`], [`cli`]), below them the ground
-//! ([`db`], [`cache`], [`clock`], [`id`], [`sealed`]), and beside them the media plane ([`sfu`]), which knows nothing of tenants.
+//! ([`db`], [`cache`], [`clock`], [`id`], [`json`], [`sealed`]), and beside them the media plane ([`sfu`]), which knows nothing of
+//! tenants.
 
 pub mod cli;
 pub mod config;
@@ -23,6 +24,7 @@ pub mod cache;
 pub mod clock;
 pub mod db;
 pub mod id;
+pub mod json;
 pub mod sealed;
 
 pub mod sfu;

@@ -73,6 +73,11 @@ impl SecretKey {
         Self(format!("{prefix}{random}{checksum}").into())
     }
 
+    /// Whether a text, which may be no whole key, begins as our own keys do.
+    pub fn is_ours(text: &str) -> bool {
+        ours(text).is_some()
+    }
+
     /// What it is used for: its prefix says so, and a key without one is live.
     pub fn environment(&self) -> Environment {
         ours(self.0.expose_secret()).map_or(Environment::Live, |(environment, _)| environment)

@@ -331,8 +331,9 @@ impl Property for Option<Origins> {
             return Err(format!("must have at most {MOST_ORIGINS} origins"));
         }
         let mut origins = Vec::with_capacity(given.len());
-        for text in given {
-            let origin = origin(text).ok_or_else(|| format!("{}; {text:?} is none", wrong()))?;
+        for (index, text) in given.into_iter().enumerate() {
+            let not_one = || format!("{}; number {} is none", wrong(), index + 1);
+            let origin = origin(text).ok_or_else(not_one)?;
             if !origins.contains(&origin) {
                 origins.push(origin);
             }

@@ -16,6 +16,7 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use crate::json;
 
 /// A body that has not been read yet: a handler reads it once it knows whose request it is, so that nobody else's is taken in.
 pub struct Body {
@@ -85,13 +86,13 @@ impl Body {
                 message,
             ))
         })?;
-        let json = match bytes.trim_ascii() {
+        let text = match bytes.trim_ascii() {
             // PHP writes its empty map as an empty list.
             b"" | b"[]" => b"{}",
             [b'[', ..] => return Err(unreadable(&"it must be a JSON object, not a list")),
             _ => &bytes[..],
         };
-        serde_json::from_slice(json).map_err(|error| unreadable(&error))
+        json::read(text).map_err(|error| unreadable(&error))
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
-use super::server::request_id;
+use super::{path::ShownPath, server::request_id};
 use crate::{apps, db, rooms, tokens};
 
 /// An error answer.
@@ -137,6 +137,7 @@ impl ApiError {
 
     /// The path has nothing.
     pub fn not_found(method: &Method, path: &str) -> Self {
+        let path = ShownPath(path);
         let message = format!("there is nothing at {method} {path}; see /docs");
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
     }

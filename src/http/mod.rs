@@ -9,6 +9,7 @@ mod methods;
 mod metrics;
 mod openapi;
 mod page;
+mod path;
 mod peer;
 mod server;
 mod tls;

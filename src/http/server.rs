@@ -25,7 +25,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
     Shared, auth::HostApp, body, error::ApiError, limits::Quota, methods, openapi, page,
-    peer::Origin,
+    path::ShownPath, peer::Origin,
 };
 use crate::signaling::{self, protocol::LONGEST_FRAME};
 
@@ -149,7 +149,7 @@ pub fn serve(
 /// handled as GET, of which only the head is sent. Once the server stops, requests on connections that are still open are
 /// refused, and the connections closed.
 ///
-/// The log has the path and never the query, in which keys travel.
+/// The log has the path, of it nothing that may be a secret, and never the query, in which keys travel.
 async fn pass(
     shared: Data<Shared>,
     mut request: ServiceRequest,
@@ -164,7 +164,7 @@ async fn pass(
         request.id = %id,
         http.method = %request.method(),
         http.scheme = if secure { "https" } else { "http" },
-        http.path = %request.path(),
+        http.path = %ShownPath(request.path()),
     );
     let method = request.method().clone();
     let in_flight = shared.metrics.request();

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::ParticipantId,
+    json,
     meetings::{ChatMessage, Notice, Person, Refusal, Role, Shown},
     rooms::RoomName,
     sfu,
@@ -259,12 +260,12 @@ impl ClientFrame {
         struct Typed {
             r#type: String,
         }
-        let invalid = |error: serde_json::Error| Problem::InvalidMessage(error.to_string());
-        let Typed { r#type } = serde_json::from_str(text).map_err(invalid)?;
+        let invalid = |error: json::Unreadable| Problem::InvalidMessage(error.to_string());
+        let Typed { r#type } = json::read(text.as_bytes()).map_err(invalid)?;
         if !CLIENT_TYPES.contains(&r#type.as_str()) {
             return Err(Problem::UnknownType);
         }
-        serde_json::from_str(text).map_err(invalid)
+        json::read(text.as_bytes()).map_err(invalid)
     }
 }
 

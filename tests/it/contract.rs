@@ -853,7 +853,8 @@ pub fn failures(
         for value in [
             json!(secret()),
             json!(format!(
-                "https://{}.example.com/?token={}",
+                "https://ann:{}@example.com/{}?token={}",
+                secret(),
                 secret(),
                 secret()
             )),

@@ -16,6 +16,7 @@ mod ops;
 mod receiver;
 mod rooms;
 mod sealed;
+mod secrets;
 #[expect(clippy::large_futures, reason = "those of the webrtc crate are")]
 mod sfu;
 mod signaling;
