@@ -10,7 +10,6 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::property::{Delay, Lang, Metadata, PageUrl, Property, Seconds, Text, UnixSec};
-use crate::json::Unreadable;
 
 /// Declares the properties: documentation, name on the wire, name and type in code, default.
 macro_rules! properties {
