@@ -79,7 +79,7 @@ pub const FILE: Variable = Variable {
 /// What is logged.
 pub const LOG: Variable = Variable {
     name: "PLENUM_LOG",
-    default: "info,actix_server=warn,rtc_dtls=error",
+    default: "info,actix_server=warn,rtc_dtls=error,sqlx::postgres::notice=warn",
     help: "What is logged: levels (off, error, warn, info, debug, trace), alone or after `target=`, comma separated",
 };
 const PG_BIN_DIR: Variable = Variable {

@@ -293,6 +293,10 @@ impl Setting for RoomDefaults {
         for (name, right) in rules.contradictions() {
             refuse(name, right.to_owned());
         }
+        if rules.enable_rtmp_out {
+            let right = "cannot be a default: each room has an rtmpOutURL of its own";
+            refuse("enableRTMPOut", right.to_owned());
+        }
         (wrong.len() == before).then_some(Self(given))
     }
 }

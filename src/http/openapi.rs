@@ -1,10 +1,11 @@
 //! The OpenAPI document, from the handlers themselves.
 
 use actix_web::App;
+use serde_json::{Value, json};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        Components, ContentBuilder, Header, HeaderBuilder, Object, Ref, ResponseBuilder,
+        Components, ContentBuilder, Header, HeaderBuilder, Object, Ref, RefOr, ResponseBuilder,
         schema::Type,
         security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
@@ -39,7 +40,7 @@ impl Modify for Credentials {
         let components = document.components.get_or_insert_with(Components::new);
         let query = ApiKeyValue::with_description(
             "secretKey",
-            "Your app's secret key. Never send it from a browser.",
+            "Your app's secret key. Keep it on your servers; from here it goes to this server alone.",
         );
         components.add_security_scheme("secretKey", SecurityScheme::ApiKey(ApiKey::Query(query)));
         let bearer = HttpBuilder::new()
@@ -109,7 +110,59 @@ pub fn document() -> utoipa::openapi::OpenApi {
             }
         }
     }
+    for item in document.paths.paths.values_mut() {
+        let methods = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.put,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for operation in methods.into_iter().flatten() {
+            for (status, response) in &mut operation.responses.responses {
+                if let (true, RefOr::T(response)) = (status.as_str() >= "400", response) {
+                    let example = example(&response.description);
+                    for content in response.content.values_mut() {
+                        if let RefOr::T(content) = content {
+                            content.example.clone_from(&example);
+                        }
+                    }
+                }
+            }
+        }
+    }
     document
+}
+
+/// An error as it may be, with the first code that the description names.
+fn example(description: &str) -> Option<Value> {
+    let code = description.split('`').nth(1)?;
+    let message = match code {
+        "INVALID_REQUEST" => {
+            "Invalid request: maxParticipants must be a whole number from 0 to 100000"
+        }
+        "UNAUTHORIZED" => {
+            "Invalid secretKey: send your app's secret key as ?secretKey= or as Authorization: Bearer"
+        }
+        "ROOM_NOT_FOUND" => "room not found",
+        "ROOM_CHANGED" => "the room was changed meanwhile: get it again",
+        "IDEMPOTENCY_KEY_REUSED" => {
+            "this Idempotency-Key came with another request within the last 24 hours: use a new one"
+        }
+        "TOKEN_INVALID" => "Invalid request: this token is not valid",
+        "BODY_TOO_LARGE" => "the body is longer than 1048576 bytes",
+        "RATE_LIMITED" => "too many requests: try again in 1 s",
+        "UNAVAILABLE" => "The service is not available at the moment; try again in a few seconds",
+        _ => description,
+    };
+    let mut example = json!({
+        "success": false, "message": message.replace('`', ""), "code": code, "requestId": "f0c8a2d95b3e4d17",
+    });
+    if code == "INVALID_REQUEST" {
+        let right = "must be a whole number from 0 to 100000";
+        example["errors"] = json!([{ "field": "maxParticipants", "message": right }]);
+    }
+    Some(example)
 }
 
 /// An error that is the same wherever it may come.
@@ -155,8 +208,6 @@ fn header(description: &str) -> Header {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    use serde_json::json;
 
     use super::*;
     use crate::{apps::AppSettings, rooms};

@@ -118,10 +118,11 @@ pub fn serve(
             .configure(methods::others(&openapi::document()))
             .default_service(actix_web::web::to(nothing_here))
             .app_data(PathConfig::default().error_handler(|_, _| ApiError::room_not_found().into()))
-            .app_data(
-                QueryConfig::default()
-                    .error_handler(|error, _| ApiError::invalid(error.to_string()).into()),
-            )
+            .app_data(QueryConfig::default().error_handler(|_, _| {
+                let message =
+                    "Invalid request: the query cannot be read; give each parameter once, as UTF-8";
+                ApiError::invalid(message).into()
+            }))
             .wrap(Compress::default())
             .wrap(from_fn(survive))
             .wrap(from_fn(pass))

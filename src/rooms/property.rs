@@ -94,7 +94,7 @@ impl Property for bool {
 impl Property for Option<UnixSec> {
     fn read(value: &Value) -> Result<Self, String> {
         let seconds = whole(value, LATEST_UNIX_SEC).ok_or_else(|| {
-            format!("must be from 0 to {LATEST_UNIX_SEC}, a unix time in seconds")
+            format!("must be a whole number from 0 to {LATEST_UNIX_SEC}, a unix time in seconds")
         })?;
         Ok(DateTime::from_timestamp(seconds, 0)
             .filter(|_| seconds != 0)
@@ -104,8 +104,9 @@ impl Property for Option<UnixSec> {
 
 impl Property for Option<Seconds> {
     fn read(value: &Value) -> Result<Self, String> {
-        let seconds = whole(value, LONGEST_SECONDS)
-            .ok_or_else(|| format!("must be from 0 to {LONGEST_SECONDS}, in seconds"))?;
+        let seconds = whole(value, LONGEST_SECONDS).ok_or_else(|| {
+            format!("must be a whole number from 0 to {LONGEST_SECONDS}, in seconds")
+        })?;
         Ok(u32::try_from(seconds)
             .ok()
             .filter(|seconds| *seconds != 0)
@@ -115,16 +116,17 @@ impl Property for Option<Seconds> {
 
 impl Property for Delay {
     fn read(value: &Value) -> Result<Self, String> {
-        let seconds = whole(value, LONGEST_DELAY)
-            .ok_or_else(|| format!("must be from 0 to {LONGEST_DELAY}, in seconds"))?;
+        let seconds = whole(value, LONGEST_DELAY).ok_or_else(|| {
+            format!("must be a whole number from 0 to {LONGEST_DELAY}, in seconds")
+        })?;
         Ok(Self(u32::try_from(seconds).unwrap_or_default()))
     }
 }
 
 impl Property for Option<u32> {
     fn read(value: &Value) -> Result<Self, String> {
-        let count =
-            whole(value, MOST_PEOPLE).ok_or_else(|| format!("must be from 0 to {MOST_PEOPLE}"))?;
+        let count = whole(value, MOST_PEOPLE)
+            .ok_or_else(|| format!("must be a whole number from 0 to {MOST_PEOPLE}"))?;
         Ok(u32::try_from(count).ok().filter(|count| *count != 0))
     }
 }

@@ -66,7 +66,7 @@ async fn settings_that_cannot_be_are_all_named_and_nothing_changes(pool: PgPool)
     let before = test.get("/api/v1/app").await;
     let change = json!({
         "branding": { "name": "Acme", "accentColor": "green" }, "embedOrigins": ["acme.example"],
-        "retention": { "eventDays": 0 }, "contactEmail": "ops", "roomDefaults": { "maxParticipants": "many" },
+        "retention": { "eventDays": 0 }, "contactEmail": "ops", "roomDefaults": { "maxParticipants": "many", "enableRTMPOut": true },
     });
     let (status, error) = patch(&test, &test.app, change).await;
     assert_eq!(
@@ -84,6 +84,7 @@ async fn settings_that_cannot_be_are_all_named_and_nothing_changes(pool: PgPool)
         "contactEmail",
         "embedOrigins",
         "retention.eventDays",
+        "roomDefaults.enableRTMPOut",
         "roomDefaults.maxParticipants",
     ];
     assert_eq!(fields, wrong);

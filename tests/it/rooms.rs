@@ -735,7 +735,7 @@ async fn many_rooms_are_created_and_deleted_each_by_itself(pool: PgPool) {
     test.room(json!({ "roomName": "taken" })).await;
     let path = "/api/v1/rooms/batch-create";
     let body = json!({ "rooms": [
-        { "roomName": "monday", "colour": "red" }, { "roomName": "taken" }, { "maxParticipants": -1 }, {},
+        { "roomName": "monday", "colour": "red" }, { "roomName": "taken" }, { "maxParticipants": -1 }, {}, 5,
     ] });
     let headers = [("idempotency-key", "week")];
     let (status, _, made) = test.send(Method::POST, path, &headers, Some(&body)).await;
@@ -745,7 +745,7 @@ async fn many_rooms_are_created_and_deleted_each_by_itself(pool: PgPool) {
         .iter()
         .map(|result| result["status"].as_i64().unwrap())
         .collect();
-    assert_eq!(statuses, [200, 400, 400, 200]);
+    assert_eq!(statuses, [200, 400, 400, 200, 400]);
     assert_eq!(results[0]["result"]["roomName"], "monday");
     assert!(
         results[0]["warnings"][0]
@@ -796,7 +796,10 @@ async fn many_rooms_are_created_and_deleted_each_by_itself(pool: PgPool) {
         (path, json!({ "rooms": [] })),
         (path, json!({ "rooms": vec![json!({}); 101] })),
         ("/api/v1/rooms/batch-delete", json!({ "roomNames": [] })),
-        ("/api/v1/rooms/batch-delete", json!({ "roomNames": [1] })),
+        (
+            "/api/v1/rooms/batch-delete",
+            json!({ "roomNames": "monday" }),
+        ),
     ] {
         let (status, error) = test.post(path, &wrong).await;
         assert_eq!(

@@ -23,6 +23,7 @@ use crate::{
 /// Rooms that are to be.
 #[derive(Deserialize, ToSchema)]
 #[schema(example = json!({ "rooms": [{ "roomName": "monday" }, { "roomName": "tuesday", "maxParticipants": 10 }] }))]
+#[expect(dead_code, reason = "describes the body, which is read item by item")]
 pub struct CreateRooms {
     /// 1 to 100 of what creates one room.
     #[schema(value_type = Vec<RoomProperties>, min_items = 1, max_items = 100)]
@@ -33,6 +34,7 @@ pub struct CreateRooms {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({ "roomNames": ["monday", "tuesday"] }))]
+#[expect(dead_code, reason = "describes the body, which is read item by item")]
 pub struct DeleteRooms {
     /// 1 to 100 names.
     #[schema(min_items = 1, max_items = 100)]
@@ -80,8 +82,7 @@ pub async fn create_rooms(
     request: HttpRequest,
     body: Body,
 ) -> Result<Json<Results<RoomView>>, ApiError> {
-    let CreateRooms { rooms } = body.read().await?;
-    check("rooms", rooms.len())?;
+    let rooms = items(body, "rooms").await?;
     limits::charge_more(&request, &shared, app.id, rooms.len() - 1)?;
     let key = rooms::idempotency_key(&request)?;
     let of_item = |index| key.as_ref().map(|key| key.item(index)).transpose();
@@ -89,7 +90,12 @@ pub async fn create_rooms(
     let keys =
         keys.map_err(|_| ApiError::invalid("Idempotency-Key must have at most 250 characters"))?;
     let mut results = Vec::with_capacity(rooms.len());
-    for (given, key) in rooms.iter().zip(&keys) {
+    for (item, key) in rooms.iter().zip(&keys) {
+        let Value::Object(given) = item else {
+            let error = ApiError::invalid("each of rooms must be a JSON object");
+            results.push(Outcome::new(Err(error), Vec::new()));
+            continue;
+        };
         let created = rooms::create(&shared, app.id, given, key.as_ref()).await;
         let outcome = created.map(|created| RoomView::new(created.room, &shared.master_key));
         let warnings = rooms::unknown(given).into_texts();
@@ -113,12 +119,14 @@ pub async fn delete_rooms(
     request: HttpRequest,
     body: Body,
 ) -> Result<Json<Results<Done>>, ApiError> {
-    let DeleteRooms { room_names } = body.read().await?;
-    check("roomNames", room_names.len())?;
+    let room_names = items(body, "roomNames").await?;
     limits::charge_more(&request, &shared, app.id, room_names.len() - 1)?;
     let mut results = Vec::with_capacity(room_names.len());
     for name in &room_names {
-        let archived = rooms::archive(&shared, app.id, name, &Expected::Anything).await;
+        let archived = match name.as_str() {
+            Some(name) => rooms::archive(&shared, app.id, name, &Expected::Anything).await,
+            None => Err(ApiError::invalid("each of roomNames must be text")),
+        };
         results.push(Outcome::new(
             archived.map(|()| Done::archived()),
             Vec::new(),
@@ -127,12 +135,23 @@ pub async fn delete_rooms(
     Ok(Json(Results { results }))
 }
 
-fn check(field: &str, count: usize) -> Result<(), ApiError> {
+/// The list in the body.
+///
+/// # Errors
+///
+/// `INVALID_REQUEST` where there is none, or one of another length.
+async fn items(body: Body, field: &str) -> Result<Vec<Value>, ApiError> {
+    let mut given: Map<String, Value> = body.read().await?;
     let mut fields = Fields::default();
-    if !(1..=MOST).contains(&count) {
-        fields.wrong(field, format!("must have 1 to {MOST} items"));
-    }
-    fields.check()
+    let items = match given.remove(field) {
+        Some(Value::Array(items)) if (1..=MOST).contains(&items.len()) => items,
+        _ => {
+            fields.wrong(field, format!("must be a list of 1 to {MOST} items"));
+            Vec::new()
+        }
+    };
+    fields.check()?;
+    Ok(items)
 }
 
 impl<T> Outcome<T> {

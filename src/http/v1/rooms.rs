@@ -311,6 +311,7 @@ pub async fn get_room(
     (status = 200, description = "The rooms: an array, or with `limit` a page", body = RoomList, headers(
         ("X-Total-Count" = i64, description = "Rooms that the filters let through, on all pages"),
         ("Link" = String, description = "The next page, as `rel=\"next\"`; absent on the last"),
+        ("Plenum-Warnings" = String, description = "What was ignored, as a list of strings"),
     )),
     (status = 400, description = "`INVALID_REQUEST`", body = ApiError),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
@@ -341,18 +342,25 @@ pub async fn list_rooms(
         .map(|room| RoomView::new(room, &shared.master_key))
         .collect();
     let mut response = HttpResponse::Ok();
+    let given = url::form_urlencoded::parse(request.query_string().as_bytes());
+    let given = given
+        .map(|(name, _)| (name.into_owned(), Value::Null))
+        .collect();
+    let warnings = Warnings::unknown_fields(&given, LIST_NAMES);
     response.insert_header((HeaderName::from_static("x-total-count"), total_count));
     if let Some(next) = next {
         response.insert_header((header::LINK, next_link(&request, next)));
     }
-    Ok(response.json(match query.limit {
+    let mut response = response.json(match query.limit {
         None => RoomList::Array(data),
         Some(_) => RoomList::Page(RoomPage {
             data,
             total_count,
             next_cursor: next.map(|id| id.to_string()),
         }),
-    }))
+    });
+    warnings.tell(response.headers_mut());
+    Ok(response)
 }
 
 /// Delete a room
@@ -756,5 +764,16 @@ const OWN_NAMES: &[&str] = &[
 ];
 /// Fields of an answer alone: whoever sends a room back as they got it means nothing by them.
 const ANSWERED_NAMES: &[&str] = &["_id", "app", "archived", "created", "hasPassword", "__v"];
+/// Parameters of a list.
+const LIST_NAMES: &[&str] = &[
+    "limit",
+    "cursor",
+    "namePrefix",
+    "privacy",
+    "createdFromUnixSec",
+    "createdUntilUnixSec",
+    "isLive",
+    "secretKey",
+];
 /// Rooms on a page at most, and without `limit`.
 const MOST_LISTED: i64 = 1000;

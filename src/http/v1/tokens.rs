@@ -146,7 +146,7 @@ pub async fn create_token(
 
 /// Check a token
 ///
-/// Needs no key. On your app's host only your app's tokens are valid; on a host that all apps share, those of any app.
+/// Paste a token that `POST /api/v1/token` made. Needs no key. On your app's host only your app's tokens are valid; on a host that all apps share, those of any app.
 /// Which room a token opens is for whoever asks to compare.
 #[utoipa::path(tag = "tokens", request_body = ValidateToken, security(()), responses(
     (status = 200, description = "What the token says", body = Claims,
