@@ -138,7 +138,9 @@ pub fn serve(
         .keep_alive(config.http_keep_alive)
         .shutdown_timeout(config.http_shutdown_timeout.as_secs())
         // Signals are the process's: it stops in an order of its own.
-        .disable_signals();
+        .disable_signals()
+        // An answer, or a frame of a socket, waits for nothing.
+        .tcp_nodelay(true);
     let server = match tls {
         None => server.listen(listener)?,
         Some(tls) => server.listen_rustls_0_23(listener, tls)?,
