@@ -497,9 +497,14 @@ impl Meetings {
             // Beside the next heartbeat, which keeps the leases.
             let meetings = self.clone();
             self.0.spawn(async move {
-                if let Err(error) = meetings.take_over(&claimed).await {
-                    warn!(meeting.id = %claimed.id, %error, "a meeting cannot be taken over; its lease runs out");
+                for _ in 0..TAKE_OVER_TRIES {
+                    let Err(error) = meetings.take_over(&claimed).await else {
+                        return;
+                    };
+                    warn!(meeting.id = %claimed.id, %error, "a meeting could not be read to take it over");
+                    tokio::time::sleep(TAKE_OVER_PAUSE).await;
                 }
+                warn!(meeting.id = %claimed.id, "a meeting cannot be taken over; its lease runs out");
             });
         }
         Ok(())
@@ -753,3 +758,7 @@ const INBOX: usize = 1024;
 const CLOSE_TRIES: usize = 50;
 /// Meetings claimed per heartbeat at most.
 const CLAIMS: i64 = 100;
+/// Tries to read a claimed meeting; Postgres answered a moment ago.
+const TAKE_OVER_TRIES: usize = 5;
+/// Pause between them.
+const TAKE_OVER_PAUSE: Duration = Duration::from_millis(200);

@@ -125,6 +125,8 @@ impl TestApp {
         ];
         let own = self.args.iter().map(String::as_str);
         let config = Settings::parse_from(args.into_iter().chain(own)).config;
+        // Connections live and die with the node that made them, as they do in a process.
+        self.db = Db::new(&self.pool.connect_options());
         let parts = Parts {
             db: self.db.clone(),
             clock: self.clock.clone(),

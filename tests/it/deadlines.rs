@@ -143,7 +143,6 @@ async fn a_time_limit_survives_a_restart(pool: PgPool) {
     assert!(ann.is_in().await);
     test.advance(TimeDelta::milliseconds(1));
     assert_eq!(ann.ended().await, "timeLimit");
-    // The new node's first commit may have met a connection of the old one: then it is stored a moment later.
     test.events_until("participantLeft").await;
     let left = test.events().await.pop().unwrap();
     assert_eq!(
