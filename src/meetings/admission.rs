@@ -118,7 +118,8 @@ impl Refusal {
             tokens::Error::Invalid => Some(Self::TokenInvalid),
             tokens::Error::Expired => Some(Self::TokenExpired),
             tokens::Error::NotYetValid => Some(Self::TokenNotYetValid),
-            tokens::Error::TooLong
+            tokens::Error::Contradictions(_)
+            | tokens::Error::TooLong
             | tokens::Error::Unsigned
             | tokens::Error::Sealed(_)
             | tokens::Error::Database(_) => None,

@@ -45,6 +45,9 @@ pub enum Error {
     /// Its `nbf` is still to come.
     #[error("this token is not valid yet")]
     NotYetValid,
+    /// Fields that contradict each other or the time: each one's name, and what would be right.
+    #[error("fields contradict each other")]
+    Contradictions(Vec<(&'static str, &'static str)>),
     /// What it says does not fit into a token.
     #[error("all fields together are too long: a token has at most {LONGEST} characters")]
     TooLong,
@@ -59,11 +62,39 @@ pub enum Error {
     Database(#[from] sqlx::Error),
 }
 
+impl NewToken {
+    /// What speaks against making it at `now`: each field's name, and what would be right.
+    pub fn contradictions(&self, now: DateTime<Utc>) -> Vec<(&'static str, &'static str)> {
+        let mut found = Vec::new();
+        let is_global = self.data.global_token == Some(true);
+        match (&self.data.room_name, is_global) {
+            (Some(_), true) => found.push((
+                "globalToken",
+                "cannot be true together with roomName: send the one that you mean",
+            )),
+            (None, false) => found.push(("roomName", "must be given, unless globalToken is true")),
+            _ => {}
+        }
+        if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            let right = "is in the past: nobody could join with this token";
+            found.push(("expireUnixSec", right));
+        }
+        let window = self.not_before.zip(self.expires_at);
+        if window.is_some_and(|(from, to)| from >= to) {
+            found.push(("notBeforeUnixSec", "must be before expireUnixSec"));
+        }
+        if self.data.eject_at_token_exp == Some(true) && self.expires_at.is_none() {
+            found.push(("ejectAtTokenExp", "needs expireUnixSec"));
+        }
+        found
+    }
+}
+
 /// Makes a token of `app`, and the app's signing secret where it has none yet.
 ///
 /// # Errors
 ///
-/// [`Error::TooLong`].
+/// [`Error::Contradictions`], [`Error::TooLong`].
 pub async fn issue(
     tx: &mut PgTransaction<'_>,
     app: AppId,
@@ -72,6 +103,10 @@ pub async fn issue(
     now: DateTime<Utc>,
     rng: &mut impl CryptoRng,
 ) -> Result<TokenText, Error> {
+    let contradictions = new.contradictions(now);
+    if !contradictions.is_empty() {
+        return Err(Error::Contradictions(contradictions));
+    }
     let signing = match store::signing(tx, app).await? {
         Some(signing) => Some(signing),
         None => {

@@ -14,8 +14,8 @@ use base64::{
 use chrono::TimeDelta;
 use plenum::{
     id::{TokenId, TokenSecretId},
-    sealed::{Place, Sealed, Secret},
-    tokens::{self, TokenSecret},
+    sealed::{MasterKey, Place, Sealed, Secret},
+    tokens::{self, Data, NewToken, TokenSecret},
 };
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
@@ -1275,4 +1275,26 @@ async fn a_token_is_made_with_a_secret_key_and_checked_without(pool: PgPool) {
             "{body}"
         );
     }
+}
+
+#[sqlx::test]
+async fn a_token_that_could_open_nothing_is_made_by_nobody(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let key = MasterKey::parse(&MasterKey::text([1; 32])).unwrap();
+    let mut tx = test.db.begin(test.app.app.id).await.unwrap();
+    let new = NewToken {
+        data: Data {
+            eject_at_token_exp: Some(true),
+            ..Data::default()
+        },
+        not_before: None,
+        expires_at: None,
+    };
+    let (app, now) = (test.app.app.id, test.now());
+    let refused = tokens::issue(&mut tx, app, new, &key, now, &mut rand::rng()).await;
+    let Err(tokens::Error::Contradictions(found)) = refused else {
+        panic!("{refused:?}");
+    };
+    let names: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["roomName", "ejectAtTokenExp"]);
 }

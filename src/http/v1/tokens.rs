@@ -146,8 +146,8 @@ pub async fn create_token(
 
 /// Check a token
 ///
-/// Paste a token that `POST /api/v1/token` made. Needs no key. On your app's host only your app's tokens are valid; on a host that all apps share, those of any app.
-/// Which room a token opens is for whoever asks to compare.
+/// Paste a token that `POST /api/v1/token` made. Needs no key. On your app's host only your app's tokens are valid; on a host
+/// that all apps share, those of any app. Which room a token opens is for whoever asks to compare.
 #[utoipa::path(tag = "tokens", request_body = ValidateToken, security(()), responses(
     (status = 200, description = "What the token says", body = Claims,
         headers(("Plenum-Warnings" = String, description = "What was ignored, as a list of strings"))),
@@ -203,19 +203,6 @@ fn read(
     let mut fields = Fields::default();
     let room_name = text(&mut fields, given, "roomName");
     let global_token = value(&mut fields, given, "globalToken");
-    let names_room = given
-        .get("roomName")
-        .is_some_and(|name| !name.is_null() && name != "");
-    match (names_room, global_token) {
-        (true, Some(true)) => fields.wrong(
-            "globalToken",
-            "cannot be true together with roomName: send the one that you mean",
-        ),
-        (false, None | Some(false)) => {
-            fields.wrong("roomName", "must be given, unless globalToken is true")
-        }
-        _ => {}
-    }
     let room_name = room_name.and_then(|name| fields.take("roomName", name.parse::<RoomName>()));
     let expires: Option<Option<UnixSec>> = value(&mut fields, given, "expireUnixSec");
     let begins: Option<Option<UnixSec>> = value(&mut fields, given, "notBeforeUnixSec");
@@ -223,20 +210,7 @@ fn read(
         expires.flatten().map(|UnixSec(at)| at),
         begins.flatten().map(|UnixSec(at)| at),
     );
-    if expires_at.is_some_and(|expires_at| expires_at <= now) {
-        let right = "is in the past: nobody could join with this token";
-        fields.wrong("expireUnixSec", right);
-    }
-    if not_before
-        .zip(expires_at)
-        .is_some_and(|(from, to)| from >= to)
-    {
-        fields.wrong("notBeforeUnixSec", "must be before expireUnixSec");
-    }
     let eject_at_token_exp = value(&mut fields, given, "ejectAtTokenExp");
-    if eject_at_token_exp == Some(true) && expires_at.is_none() {
-        fields.wrong("ejectAtTokenExp", "needs expireUnixSec");
-    }
     let limit: Option<Option<Seconds>> = value(&mut fields, given, "ejectAfterElapsedTimeInSec");
     let meta = text(&mut fields, given, "meta");
     if meta.is_some_and(|meta| meta.len() > LONGEST_META || meta.contains('\0')) {
@@ -260,12 +234,19 @@ fn read(
         disable_screen_sharing: value(&mut fields, given, "disableScreenSharing"),
         app_name: app.to_string(),
     };
-    fields.check()?;
-    Ok(NewToken {
+    let new = NewToken {
         data,
         not_before,
         expires_at,
-    })
+    };
+    // Told together with what cannot be read, but once a field.
+    for (field, right) in new.contradictions(now) {
+        if !fields.names(field) {
+            fields.wrong(field, right);
+        }
+    }
+    fields.check()?;
+    Ok(new)
 }
 
 /// A field, if it was given and can be read.
