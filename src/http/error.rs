@@ -66,6 +66,11 @@ impl Fields {
         read.map_err(|right| self.wrong(field, right)).ok()
     }
 
+    /// Whether something is wrong with this field already.
+    pub fn names(&self, field: &str) -> bool {
+        self.0.iter().any(|error| error.field == field)
+    }
+
     /// # Errors
     ///
     /// `INVALID_REQUEST` with all that is wrong, if anything is.
@@ -109,6 +114,15 @@ impl ApiError {
         }
     }
 
+    /// Fields that contradict each other, all of them.
+    fn contradictions(found: &[(&str, &str)]) -> Self {
+        let mut fields = Fields::default();
+        for (field, right) in found {
+            fields.wrong(field, right);
+        }
+        Self::fields(fields.0)
+    }
+
     /// A request that cannot be read at all.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message)
@@ -143,7 +157,7 @@ impl ApiError {
     }
 
     /// Not at the moment: the server starts, or stops.
-    pub fn unavailable(message: &'static str) -> Self {
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
     }
 
@@ -214,13 +228,7 @@ impl From<rooms::Error> for ApiError {
                 "ROOM_NAME_TAKEN",
                 error.to_string(),
             ),
-            rooms::Error::Contradictions(found) => {
-                let mut fields = Fields::default();
-                for (field, right) in found {
-                    fields.wrong(field, right);
-                }
-                Self::fields(fields.0)
-            }
+            rooms::Error::Contradictions(found) => Self::contradictions(found),
             rooms::Error::Changed => Self::new(
                 StatusCode::PRECONDITION_FAILED,
                 "ROOM_CHANGED",
@@ -268,6 +276,7 @@ impl From<tokens::Error> for ApiError {
             tokens::Error::Invalid => "TOKEN_INVALID",
             tokens::Error::Expired => "TOKEN_EXPIRED",
             tokens::Error::NotYetValid => "TOKEN_NOT_YET_VALID",
+            tokens::Error::Contradictions(found) => return Self::contradictions(found),
             tokens::Error::TooLong => "INVALID_REQUEST",
             tokens::Error::Unsigned => return Self::internal(&error),
             tokens::Error::Sealed(cause) => return Self::internal(cause),
@@ -275,6 +284,15 @@ impl From<tokens::Error> for ApiError {
         };
         let message = format!("Invalid request: {error}");
         Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+}
+
+impl From<rooms::NotHashed> for ApiError {
+    fn from(error: rooms::NotHashed) -> Self {
+        match error {
+            rooms::NotHashed::Busy => Self::unavailable(error.to_string()),
+            rooms::NotHashed::Failed => Self::internal(&error),
+        }
     }
 }
 

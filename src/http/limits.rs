@@ -210,42 +210,35 @@ pub async fn limited(
     shared: &Shared,
     authenticate: impl Future<Output = Result<AuthenticatedApp, ApiError>>,
 ) -> Result<AuthenticatedApp, ApiError> {
-    let tell = |quota: Quota| request.extensions_mut().insert(quota);
-    let (limits, clock) = (&shared.limits, &shared.clock);
-    let address = Origin::of(request, &shared.trusted_proxies).address;
     let app = match authenticate.await {
         Err(error) if error.status() == StatusCode::UNAUTHORIZED => {
-            let left = limits.guesses_left(address, clock.now());
-            tell(left);
-            left.check(1)?;
-            tell(limits.guessed(address, clock.now()));
+            charge_address(request, shared)?;
             return Err(error);
         }
         outcome => outcome?,
     };
-    let (quota, outcome) = limits.charge(app.id, 1, clock.now());
-    tell(quota);
-    outcome.map(|()| app)
+    charge(request, shared, app.id, 1)?;
+    Ok(app)
 }
 
-/// Charges an app for more than the one request that its call is, as for the items of a batch.
+/// Charges an app, for its call or, as for the items of a batch, for more than the one request that it is.
 ///
 /// # Errors
 ///
 /// `RATE_LIMITED`.
-pub fn charge_more(
+pub fn charge(
     request: &HttpRequest,
     shared: &Shared,
     app: AppId,
-    more: usize,
+    cost: usize,
 ) -> Result<(), ApiError> {
-    let more = u32::try_from(more).unwrap_or(u32::MAX);
-    let (quota, outcome) = shared.limits.charge(app, more, shared.clock.now());
+    let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+    let (quota, outcome) = shared.limits.charge(app, cost, shared.clock.now());
     request.extensions_mut().insert(quota);
     outcome
 }
 
-/// Charges the address of a request that needs no key, as it does one with a wrong key.
+/// Charges the address of a request with a wrong key or a wrong token.
 ///
 /// # Errors
 ///

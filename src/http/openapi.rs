@@ -12,7 +12,11 @@ use utoipa::{
 };
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
-use super::{error, health, metrics, v1};
+use super::{
+    error::{self, ApiError, Fields},
+    health, metrics, v1,
+};
+use crate::{rooms, tokens};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -95,7 +99,6 @@ pub fn document() -> utoipa::openapi::OpenApi {
             };
             if is_keyed {
                 add("403", refusal("`WRONG_HOST`: the host is another app's"));
-                add("429", rate_limited());
             }
             if has_body {
                 add("408", refusal("`BODY_TOO_SLOW`"));
@@ -106,26 +109,19 @@ pub fn document() -> utoipa::openapi::OpenApi {
                 );
             }
             if is_keyed || has_body {
+                add("429", rate_limited());
                 add("503", unavailable());
             }
-        }
-    }
-    for item in document.paths.paths.values_mut() {
-        let methods = [
-            &mut item.get,
-            &mut item.post,
-            &mut item.put,
-            &mut item.patch,
-            &mut item.delete,
-        ];
-        for operation in methods.into_iter().flatten() {
-            for (status, response) in &mut operation.responses.responses {
-                if let (true, RefOr::T(response)) = (status.as_str() >= "400", response) {
-                    let example = example(&response.description);
-                    for content in response.content.values_mut() {
-                        if let RefOr::T(content) = content {
-                            content.example.clone_from(&example);
-                        }
+            for response in responses.values_mut() {
+                let RefOr::T(response) = response else {
+                    continue;
+                };
+                let Some(example) = example(&response.description) else {
+                    continue;
+                };
+                for content in response.content.values_mut() {
+                    if let RefOr::T(content) = content {
+                        content.example = Some(example.clone());
                     }
                 }
             }
@@ -134,34 +130,32 @@ pub fn document() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// An error as it may be, with the first code that the description names.
+/// The error that a response's description names first, by its code; `None` where it names none.
 fn example(description: &str) -> Option<Value> {
     let code = description.split('`').nth(1)?;
-    let message = match code {
-        "INVALID_REQUEST" => {
-            "Invalid request: maxParticipants must be a whole number from 0 to 100000"
-        }
-        "UNAUTHORIZED" => {
-            "Invalid secretKey: send your app's secret key as ?secretKey= or as Authorization: Bearer"
-        }
-        "ROOM_NOT_FOUND" => "room not found",
-        "ROOM_CHANGED" => "the room was changed meanwhile: get it again",
-        "IDEMPOTENCY_KEY_REUSED" => {
-            "this Idempotency-Key came with another request within the last 24 hours: use a new one"
-        }
-        "TOKEN_INVALID" => "Invalid request: this token is not valid",
-        "BODY_TOO_LARGE" => "the body is longer than 1048576 bytes",
-        "RATE_LIMITED" => "too many requests: try again in 1 s",
-        "UNAVAILABLE" => "The service is not available at the moment; try again in a few seconds",
-        _ => description,
-    };
-    let mut example = json!({
-        "success": false, "message": message.replace('`', ""), "code": code, "requestId": "f0c8a2d95b3e4d17",
-    });
-    if code == "INVALID_REQUEST" {
-        let right = "must be a whole number from 0 to 100000";
-        example["errors"] = json!([{ "field": "maxParticipants", "message": right }]);
+    let is_code = |byte: u8| byte.is_ascii_uppercase() || byte == b'_';
+    if !code.bytes().all(is_code) {
+        return None;
     }
+    let error = match code {
+        "INVALID_REQUEST" => {
+            let mut fields = Fields::default();
+            fields.wrong("maxParticipants", "must be a whole number from 0 to 100000");
+            fields.check().err()?
+        }
+        "UNAUTHORIZED" => ApiError::unauthorized(),
+        "ROOM_NAME_TAKEN" => rooms::Error::NameTaken.into(),
+        "ROOM_NOT_FOUND" => ApiError::room_not_found(),
+        "ROOM_CHANGED" => rooms::Error::Changed.into(),
+        "IDEMPOTENCY_KEY_REUSED" => ApiError::idempotency_key_reused(),
+        "TOKEN_INVALID" => tokens::Error::Invalid.into(),
+        "RATE_LIMITED" => ApiError::rate_limited(1),
+        // Said in the description, in words of its own.
+        _ => ApiError::invalid(description.replace('`', "")),
+    };
+    let mut example = serde_json::to_value(error).ok()?;
+    example["code"] = json!(code);
+    example["requestId"] = json!("f0c8a2d95b3e4d17");
     Some(example)
 }
 
@@ -181,7 +175,7 @@ fn unavailable() -> ResponseBuilder {
 }
 
 fn rate_limited() -> ResponseBuilder {
-    refusal("`RATE_LIMITED`: too many requests of the app, or too many without a valid key")
+    refusal("`RATE_LIMITED`: too many requests of the app, or too many with a wrong key or token from this address")
         .header(
             "Retry-After",
             header("Seconds after which there is room for the request"),
@@ -210,7 +204,27 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::{apps::AppSettings, rooms};
+    use crate::apps::AppSettings;
+
+    #[test]
+    fn each_refusal_has_an_example_of_its_own_code() {
+        let document = serde_json::to_value(document()).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let operations = paths.values().flat_map(|item| item.as_object().unwrap());
+        let mut seen = 0;
+        for (_, operation) in operations {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let description = response["description"].as_str().unwrap();
+                let example = &response["content"]["application/json"]["example"];
+                if status.as_str() >= "400" && description.starts_with('`') {
+                    let code = description.split('`').nth(1).unwrap();
+                    assert_eq!(example["code"], code, "{status} {description}");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 50, "{seen}");
+    }
 
     #[test]
     fn properties_and_their_words_are_described_as_they_are_on_the_wire() {

@@ -526,6 +526,7 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
                         Some(away) => (away.since, away.reason),
                         None => ((*renewed_at).max(participant.joined_at), *reason),
                     };
+                    // The room may have been changed while nobody owned the meeting.
                     limit_anew(&mut decision, participant, &state.room, now);
                     go_away(&mut decision, participant, since, now, reason);
                 } else {
@@ -841,22 +842,13 @@ fn rule(state: &State, room: &Room, now: DateTime<Utc>, decision: &mut Decision)
         return; // Read before what is known already.
     }
     decision.facts.push(Fact::Ruled(Box::new(room.clone())));
-    let limit = room.rules.longest_stay();
-    if limit == state.room.rules.longest_stay() {
-        return;
-    }
-    let limited = state.participants.iter();
-    for participant in limited.filter(|participant| !participant.has_own_limit) {
-        // Whoever has been in for longer already was rightly in until now.
-        let time_up_at = limit.map(|limit| (participant.joined_at + limit).max(now));
-        decision.facts.push(Fact::Limited {
-            participant: participant.id,
-            time_up_at,
-        });
+    for participant in &state.participants {
+        limit_anew(decision, participant, room, now);
     }
 }
 
-/// The room may have been changed while nobody owned the meeting. A limit that is over already stays so.
+/// Moves the limit of a stay to where the room has it now. Whoever has been in for longer already was rightly in until now; a
+/// limit that is over already stays so.
 fn limit_anew(decision: &mut Decision, participant: &Participant, room: &Room, now: DateTime<Utc>) {
     let limit = room.rules.longest_stay();
     let time_up_at = limit.map(|limit| (participant.joined_at + limit).max(now));

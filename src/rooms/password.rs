@@ -1,5 +1,7 @@
 //! A room's password: only its hash is kept.
 
+use std::time::Duration;
+
 use argon2::{Argon2, PasswordHasher, password_hash::phc};
 use rand::{Rng, RngExt};
 use secrecy::{ExposeSecret, SecretString};
@@ -19,10 +21,16 @@ pub struct PasswordHash(String);
 #[error("must be text of 1 to 128 characters")]
 pub struct MalformedPassword;
 
-/// The server stopped, or has no memory left, while a password was hashed.
+/// Why a password was not hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a password could not be hashed")]
-pub struct NotHashed;
+pub enum NotHashed {
+    /// Too many are waiting.
+    #[error("too many passwords are being set at the moment; try again in a few seconds")]
+    Busy,
+    /// The server stops, or has no memory left.
+    #[error("a password could not be hashed")]
+    Failed,
+}
 
 impl Password {
     /// What is kept of it. Tens of milliseconds of computing, on a thread of their own.
@@ -32,17 +40,20 @@ impl Password {
     /// [`NotHashed`].
     pub async fn hash(self, rng: &mut impl Rng) -> Result<PasswordHash, NotHashed> {
         let salt: [u8; 16] = rng.random();
-        let _turn = TURNS.acquire().await.map_err(|_| NotHashed)?;
+        let turn = tokio::time::timeout(PATIENCE, TURNS.acquire()).await;
+        let _turn = turn
+            .map_err(|_| NotHashed::Busy)?
+            .map_err(|_| NotHashed::Failed)?;
         let hash = move || -> Result<PasswordHash, NotHashed> {
             let password = self.0.expose_secret().as_bytes();
             let hash: phc::PasswordHash = Argon2::default()
                 .hash_password_with_salt(password, &salt)
-                .map_err(|_| NotHashed)?;
+                .map_err(|_| NotHashed::Failed)?;
             Ok(PasswordHash(hash.to_string()))
         };
         tokio::task::spawn_blocking(hash)
             .await
-            .map_err(|_| NotHashed)?
+            .map_err(|_| NotHashed::Failed)?
     }
 }
 
@@ -64,6 +75,8 @@ impl std::fmt::Debug for PasswordHash {
     }
 }
 
+/// Longest wait for a turn.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Passwords hashed at once: each needs 19 MiB and a core.
 static TURNS: Semaphore = Semaphore::const_new(2);
 

@@ -67,7 +67,8 @@ pub struct Outcome<T> {
 
 /// Create many rooms
 ///
-/// Each is created, or refused, by itself, and counts as a request. With `Idempotency-Key`, asking again creates only what was not created before.
+/// Each is created, or refused, by itself, and counts as a request. With `Idempotency-Key`, asking again creates only what was
+/// not created before.
 #[utoipa::path(tag = "rooms", request_body = CreateRooms, security(("secretKey" = []), ("bearer" = [])), params(
     ("Idempotency-Key" = Option<String>, Header, description = "Your name for this request: 1 to 250 characters"),
 ), responses(
@@ -83,7 +84,7 @@ pub async fn create_rooms(
     body: Body,
 ) -> Result<Json<Results<RoomView>>, ApiError> {
     let rooms = items(body, "rooms").await?;
-    limits::charge_more(&request, &shared, app.id, rooms.len() - 1)?;
+    limits::charge(&request, &shared, app.id, rooms.len() - 1)?;
     let key = rooms::idempotency_key(&request)?;
     let of_item = |index| key.as_ref().map(|key| key.item(index)).transpose();
     let keys: Result<Vec<_>, _> = (0..rooms.len()).map(of_item).collect();
@@ -120,7 +121,7 @@ pub async fn delete_rooms(
     body: Body,
 ) -> Result<Json<Results<Done>>, ApiError> {
     let room_names = items(body, "roomNames").await?;
-    limits::charge_more(&request, &shared, app.id, room_names.len() - 1)?;
+    limits::charge(&request, &shared, app.id, room_names.len() - 1)?;
     let mut results = Vec::with_capacity(room_names.len());
     for name in &room_names {
         let archived = match name.as_str() {

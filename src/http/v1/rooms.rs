@@ -67,7 +67,7 @@ pub struct RoomProperties {
 }
 
 /// A room. What is not set is left out.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({
     "_id": "61005784c3c9104421af1534", "app": "61005767f41008463845bac0", "roomName": "standup", "privacy": "public",
@@ -112,7 +112,7 @@ pub struct RoomView {
 }
 
 /// A page of rooms, newest first.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RoomPage {
     /// The rooms.
@@ -191,7 +191,6 @@ pub struct Done {
     )),
     (status = 400, description = "`INVALID_REQUEST`, `ROOM_NAME_TAKEN`", body = ApiError),
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
-    (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
     (status = 422, description = "`IDEMPOTENCY_KEY_REUSED`: the key came with another request before", body = ApiError),
 ))]
 #[post("/api/v1/room")]
@@ -230,7 +229,6 @@ pub async fn create_room(
     (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
     (status = 404, description = "`ROOM_NOT_FOUND`", body = ApiError),
     (status = 412, description = "`ROOM_CHANGED`: it is not as `If-Match` says", body = ApiError),
-    (status = 413, description = "`BODY_TOO_LARGE`", body = ApiError),
 ))]
 #[put("/api/v1/room/{roomName}")]
 pub async fn update_room(
@@ -389,8 +387,8 @@ pub async fn delete_room(
 /// What was answered of rooms a moment ago.
 pub type ShownRooms = Cache<(AppId, RoomName), Shown>;
 
-/// A room as it is answered.
-#[derive(Clone, Debug)]
+/// A room as it is answered. It cannot be printed: where it is streamed to is a secret.
+#[derive(Clone)]
 pub struct Shown {
     tag: EntityTag,
     body: Bytes,
@@ -637,7 +635,7 @@ impl Wanted {
         change.password = match password {
             Some(Some(password)) => {
                 let hash = password.hash(&mut rand::rng()).await;
-                Some(Some(hash.map_err(|error| ApiError::internal(&error))?))
+                Some(Some(hash?))
             }
             Some(None) => Some(None),
             None => None,
