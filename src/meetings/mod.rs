@@ -6,8 +6,12 @@
 pub mod admission;
 mod commit;
 mod decide;
+mod fact;
+mod input;
 mod notice;
 mod owner;
+mod reason;
+mod state;
 mod store;
 
 use std::{
@@ -29,13 +33,16 @@ use tracing::{info, warn};
 use self::owner::{Envelope, Lease, Owner, Sender};
 pub use self::{
     admission::{Grant, Refusal},
-    decide::{
-        Away, Connection, Decision, Effect, EndReason, Fact, Identity, Input, JoinRequest,
-        LeaveReason, MediaOffer, Participant, ResumeHash, Role, Shown, ShownChange, Speaker, State,
-        Status,
-    },
+    decide::{Decision, Effect},
+    fact::Fact,
+    input::{Input, JoinRequest, MediaOffer},
     notice::{ChatMessage, Notice, Person},
     owner::Outbox,
+    reason::{EndReason, LeaveReason},
+    state::{
+        Away, Connection, Identity, Participant, ResumeHash, Role, Shown, ShownChange, Speaker,
+        State, Status,
+    },
 };
 use crate::{
     clock::Clock,

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use super::{
     Connection, Context, Decision, Effect, Fact, Input, LeaveReason, MediaOffer, Notice, Refusal,
-    Speaker, State, Status, commit, decide,
+    Speaker, State, Status, commit, decide, fact,
 };
 use crate::{
     id::{AppId, BatchId, MeetingId, NodeId, ParticipantId},
@@ -259,7 +259,7 @@ impl Owner {
             }
             let outcome = decide::decide(&draft, &envelope.input, now);
             for fact in outcome.iter().flat_map(|decision| &decision.facts) {
-                decide::apply(&mut draft, fact); // the next input sees it: ten places are ten joins, also within a batch
+                fact::apply(&mut draft, fact); // the next input sees it: ten places are ten joins, also within a batch
             }
             decided.push((envelope, outcome));
         }
@@ -340,7 +340,7 @@ impl Owner {
         let mut state = saving.after.clone();
         self.unsaved
             .iter()
-            .for_each(|fact| decide::apply(&mut state, fact));
+            .for_each(|fact| fact::apply(&mut state, fact));
         for participant in &mut state.participants {
             if let Some(known) = self.state.find(participant.id) {
                 participant.shown = known.shown;
@@ -428,7 +428,7 @@ impl Owner {
                 _ => {
                     let outcome = decide::decide(&self.state, &envelope.input, now);
                     for fact in outcome.iter().flat_map(|decision| &decision.facts) {
-                        decide::apply(&mut self.state, fact);
+                        fact::apply(&mut self.state, fact);
                         if fact.is_stored() {
                             self.unsaved.push(fact.clone());
                         }
@@ -465,7 +465,7 @@ impl Owner {
             decision
                 .facts
                 .iter()
-                .for_each(|fact| decide::apply(&mut self.state, fact));
+                .for_each(|fact| fact::apply(&mut self.state, fact));
             decision
                 .effects
                 .into_iter()

@@ -1,14 +1,16 @@
 //! A meeting in virtual time: whole scenarios, and what holds in any.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use chrono::TimeDelta;
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    id::{AppId, RoomId},
+    id::{AppId, MeetingId, RoomId, TokenId},
+    meetings::{Connection, EndReason, Grant, JoinRequest, Role, ShownChange, fact::apply},
     rooms::{
-        Rules,
+        Room, Rules,
         property::{Delay, Seconds, UnixSec},
     },
     webhooks::RoomUrls,

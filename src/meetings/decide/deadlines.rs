@@ -1,0 +1,115 @@
+//! Which rule of a meeting fires when, and what it does then.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Decision, leave};
+use crate::{
+    deadlines::{Key, Kind},
+    meetings::{EndReason, LeaveReason, State, Status},
+};
+
+impl State {
+    /// When which rule fires.
+    pub fn deadlines(&self) -> BTreeMap<Key, DateTime<Utc>> {
+        let mut deadlines = BTreeMap::new();
+        if self.status == Status::Ended {
+            return deadlines;
+        }
+        for participant in &self.participants {
+            let mut set = |kind, due| {
+                deadlines.insert(
+                    Key {
+                        kind,
+                        subject: participant.id.into(),
+                    },
+                    due,
+                );
+            };
+            if let Some(due) = participant.time_up_at {
+                set(Kind::ParticipantTimeUp, due);
+            }
+            if let Some(due) = participant.token_expires_at {
+                set(Kind::TokenExpires, due);
+            }
+            if let Some(away) = participant.away {
+                set(Kind::Resume, away.until);
+            }
+        }
+        if let Some(due) = self
+            .room
+            .rules
+            .expires_at()
+            .filter(|_| self.room.rules.eject_at_expiry)
+        {
+            deadlines.insert(
+                Key {
+                    kind: Kind::RoomExpires,
+                    subject: self.room.id.into(),
+                },
+                due,
+            );
+        }
+        if let Some(since) = self.empty_since {
+            deadlines.insert(
+                Key {
+                    kind: Kind::Empty,
+                    subject: self.id.into(),
+                },
+                since + self.empty_for(),
+            );
+        }
+        deadlines
+    }
+
+    /// How long the meeting waits for somebody while nobody is in.
+    fn empty_for(&self) -> TimeDelta {
+        let rule = self.room.rules.end_when_empty_after.into();
+        match self.status {
+            // The join that opened it is on its way.
+            Status::Open => OPEN_FOR.max(rule),
+            Status::Live | Status::Ended => rule,
+        }
+    }
+}
+
+pub fn due(decision: &mut Decision, state: &State, key: Key, now: DateTime<Utc>) {
+    // A deadline looks at the world when it fires: one that was moved, or no longer applies, does nothing.
+    let Some(due) = state
+        .deadlines()
+        .get(&key)
+        .copied()
+        .filter(|due| *due <= now)
+    else {
+        return;
+    };
+    match key.kind {
+        Kind::ParticipantTimeUp => {
+            if let Some(participant) = state.find(key.subject.into()) {
+                leave::leave(decision, participant, due, LeaveReason::TimeLimit);
+            }
+        }
+        Kind::TokenExpires => {
+            if let Some(participant) = state.find(key.subject.into()) {
+                leave::leave(decision, participant, due, LeaveReason::TokenExpired);
+            }
+        }
+        Kind::Resume => {
+            if let Some(participant) = state.find(key.subject.into()) {
+                leave::leave(decision, participant, due, LeaveReason::ConnectionLost);
+            }
+        }
+        Kind::Empty => leave::end(decision, state, due, EndReason::Empty),
+        // The room's own deadline says so too, through a command; whichever comes first.
+        Kind::RoomExpires => leave::end(decision, state, due, EndReason::RoomExpired),
+    }
+}
+
+/// Whether a deadline of a meeting is stored with it; the room's own is stored with the room.
+pub fn is_stored_deadline(key: &Key) -> bool {
+    key.kind != Kind::RoomExpires
+}
+
+/// How long a meeting that nobody has joined yet waits at least.
+pub const OPEN_FOR: TimeDelta = TimeDelta::seconds(10);

@@ -1,0 +1,107 @@
+//! Somebody comes in, or comes back.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::{Decision, Effect, rules};
+use crate::meetings::{
+    Connection, Fact, JoinRequest, Notice, Participant, Person, Refusal, ResumeHash, Role, Shown,
+    Speaker, State, Status, admission,
+};
+
+/// Somebody wants in.
+///
+/// # Errors
+///
+/// Those of [`admission::check`].
+pub fn join(
+    decision: &mut Decision,
+    state: &State,
+    request: &JoinRequest,
+    now: DateTime<Utc>,
+) -> Result<(), Refusal> {
+    decision.entered = Some(request.participant);
+    rules::change(decision, state, &request.room, now);
+    let room = rules::newer(&state.room, &request.room);
+    let rules = &room.rules;
+    let grant = request.grant.as_ref();
+    admission::check(room, grant, state.participants.len(), now)?;
+    let own_limit = grant.and_then(|grant| grant.eject_after);
+    if state.status == Status::Open {
+        decision.facts.push(Fact::Started { at: now });
+    }
+    let participant = Participant {
+        id: request.participant,
+        name: grant
+            .and_then(|grant| grant.name.clone())
+            .unwrap_or_else(|| request.name.clone()),
+        role: grant.map_or(Role::Participant, |grant| grant.role),
+        token: grant.map(|grant| grant.token),
+        identity: grant.map_or_else(Arc::default, |grant| grant.identity.clone()),
+        joined_at: now,
+        time_up_at: own_limit
+            .or_else(|| rules.longest_stay())
+            .map(|limit| now + limit),
+        has_own_limit: own_limit.is_some(),
+        token_expires_at: grant
+            .filter(|grant| grant.eject_at_expiry)
+            .and_then(|grant| grant.expires_at),
+        resume: request.resume,
+        away: None,
+        connection: request.connection,
+        shown: Shown::default(),
+    };
+    let (id, newcomer) = (participant.id, Person::from(&participant));
+    let others = state.participants.iter().map(Person::from).collect();
+    decision.effects.push(Effect::Tell(
+        id,
+        Notice::Welcome {
+            you: newcomer.clone(),
+            others,
+        },
+    ));
+    decision.effects.push(Effect::TellAll {
+        except: Some(id),
+        notice: Notice::Joined(newcomer),
+    });
+    decision.facts.push(Fact::Joined(participant));
+    Ok(())
+}
+
+/// A lost connection is back.
+///
+/// # Errors
+///
+/// [`Refusal::ResumeFailed`] where nobody who is in has this token.
+pub fn resume(
+    decision: &mut Decision,
+    state: &State,
+    hash: &ResumeHash,
+    connection: Connection,
+) -> Result<(), Refusal> {
+    // A hash of 128 random bits tells nothing by the time that comparing it takes.
+    let participant = state
+        .participants
+        .iter()
+        .find(|participant| participant.resume.as_ref() == Some(hash));
+    let participant = participant.ok_or(Refusal::ResumeFailed)?.clone();
+    let id = participant.id;
+    decision.entered = Some(id);
+    if participant.away.is_some() {
+        decision.facts.push(Fact::CameBack { participant: id });
+    }
+    decision.facts.push(Fact::Connected(Speaker {
+        participant: id,
+        connection,
+    }));
+    let people = state.participants.iter().map(Person::from).collect();
+    decision.effects.push(Effect::Tell(
+        id,
+        Notice::Snapshot {
+            participant: id,
+            people,
+        },
+    ));
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! Somebody goes, for whatever reason; in the end all do.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Decision, Effect, rules};
+use crate::meetings::{Away, EndReason, Fact, LeaveReason, Notice, Participant, State};
+
+/// A participant's connection is lost, and was last known to stand `since`.
+pub fn disconnected(
+    decision: &mut Decision,
+    participant: &Participant,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+) {
+    let reason = LeaveReason::ConnectionLost;
+    if participant.away.is_some() {
+        // Known already.
+    } else if participant.resume.is_some() {
+        go_away(decision, participant, since, now, reason);
+    } else {
+        leave(decision, participant, since, reason);
+    }
+}
+
+/// This node has taken the meeting over: connections that may come back are waited for.
+pub fn claimed(
+    decision: &mut Decision,
+    state: &State,
+    renewed_at: DateTime<Utc>,
+    reason: LeaveReason,
+    now: DateTime<Utc>,
+) {
+    for participant in &state.participants {
+        if participant.resume.is_some() {
+            let (since, reason) = match participant.away {
+                Some(away) => (away.since, away.reason),
+                None => (renewed_at.max(participant.joined_at), reason),
+            };
+            // The room may have been changed while nobody owned the meeting.
+            rules::limit_anew(decision, participant, &state.room, now);
+            go_away(decision, participant, since, now, reason);
+        } else {
+            leave(decision, participant, renewed_at, reason);
+        }
+    }
+}
+
+/// This node stops: whoever cannot come back leaves, and the others are told to.
+pub fn shutdown(decision: &mut Decision, state: &State, now: DateTime<Utc>) {
+    for participant in &state.participants {
+        if participant.resume.is_some() {
+            let restarting = Effect::Tell(participant.id, Notice::Restarting);
+            decision.effects.push(restarting);
+        } else {
+            leave(decision, participant, now, LeaveReason::ServerShutdown);
+        }
+    }
+}
+
+/// The meeting ends, and with it every stay.
+pub fn end(decision: &mut Decision, state: &State, at: DateTime<Utc>, reason: EndReason) {
+    let mut at = at.max(state.last_at);
+    for participant in &state.participants {
+        at = at.max(put_out(
+            decision,
+            participant,
+            at,
+            LeaveReason::Ended(reason),
+        ));
+    }
+    decision.facts.push(match state.started_at {
+        Some(_) => Fact::Ended { at, reason },
+        None => Fact::Abandoned { at },
+    });
+}
+
+/// Ends one stay among others, who are told.
+pub fn leave(
+    decision: &mut Decision,
+    participant: &Participant,
+    at: DateTime<Utc>,
+    reason: LeaveReason,
+) {
+    put_out(decision, participant, at, reason);
+    let notice = Notice::Left {
+        participant: participant.id,
+    };
+    decision.effects.push(Effect::TellAll {
+        except: Some(participant.id),
+        notice,
+    });
+}
+
+/// Ends a stay; returns when it ended. Whoever was away left when their connection was lost, and for that reason: they
+/// were not in since.
+fn put_out(
+    decision: &mut Decision,
+    participant: &Participant,
+    at: DateTime<Utc>,
+    reason: LeaveReason,
+) -> DateTime<Utc> {
+    let (at, reason) = match participant.away {
+        Some(away) => (away.since.min(at), away.reason),
+        None => (at, reason),
+    };
+    let at = at.max(participant.joined_at);
+    decision.facts.push(Fact::Left {
+        participant: participant.clone(),
+        at,
+        reason,
+    });
+    decision
+        .effects
+        .push(Effect::PutOut(participant.id, reason));
+    decision.effects.push(Effect::Unplug(participant.id));
+    at
+}
+
+fn go_away(
+    decision: &mut Decision,
+    participant: &Participant,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+    reason: LeaveReason,
+) {
+    let away = Away {
+        since,
+        until: now + RESUME_WINDOW,
+        reason,
+    };
+    decision.facts.push(Fact::WentAway {
+        participant: participant.id,
+        away,
+    });
+}
+
+/// How long a lost connection may come back.
+pub const RESUME_WINDOW: TimeDelta = TimeDelta::seconds(30);

@@ -1,0 +1,134 @@
+//! What has become true in a meeting, and what that makes of it.
+
+use chrono::{DateTime, Utc};
+
+use super::{Away, EndReason, LeaveReason, Participant, Shown, Speaker, State, Status};
+use crate::{id::ParticipantId, rooms::Room};
+
+/// Something that has become true; stored, announced and billed.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// The first participant joins.
+    Started {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// Somebody is in.
+    Joined(Participant),
+    /// A participant's connection is lost.
+    WentAway {
+        /// Who.
+        participant: ParticipantId,
+        /// How they may come back.
+        away: Away,
+    },
+    /// A lost connection is back.
+    CameBack {
+        /// Who.
+        participant: ParticipantId,
+    },
+    /// When a participant's time is up has changed.
+    Limited {
+        /// Whose.
+        participant: ParticipantId,
+        /// When; never, where there is no limit.
+        time_up_at: Option<DateTime<Utc>>,
+    },
+    /// Another connection speaks for a participant. Not stored: connections are this node's.
+    Connected(Speaker),
+    /// A stay is over.
+    Left {
+        /// The stay.
+        participant: Participant,
+        /// When it ended.
+        at: DateTime<Utc>,
+        /// Why.
+        reason: LeaveReason,
+    },
+    /// The meeting is over.
+    Ended {
+        /// When.
+        at: DateTime<Utc>,
+        /// Why.
+        reason: EndReason,
+    },
+    /// The meeting is over before anybody came in.
+    Abandoned {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// A participant's devices or hand changed. Not stored: nobody can bill or miss it.
+    Showed {
+        /// Who.
+        participant: ParticipantId,
+        /// How it is now.
+        shown: Shown,
+    },
+    /// The room's rules are these now. Not stored here: they are the room's.
+    Ruled(Box<Room>),
+}
+
+impl Fact {
+    /// Whether webhooks tell it, and it has a number among the meeting's events.
+    pub fn is_announced(&self) -> bool {
+        matches!(
+            self,
+            Self::Started { .. } | Self::Joined(_) | Self::Left { .. } | Self::Ended { .. }
+        )
+    }
+
+    /// Whether it must be stored before it is so.
+    pub fn is_stored(&self) -> bool {
+        !matches!(
+            self,
+            Self::Showed { .. } | Self::Connected(_) | Self::Ruled(_)
+        )
+    }
+}
+
+/// Makes a fact true. Total: a fact cannot be refused.
+pub fn apply(state: &mut State, fact: &Fact) {
+    match fact {
+        Fact::Started { at } => {
+            state.status = Status::Live;
+            state.started_at = Some(*at);
+            state.last_at = state.last_at.max(*at);
+        }
+        Fact::Joined(participant) => {
+            state.participants.push(participant.clone());
+            state.participant_count += 1;
+            state.empty_since = None;
+            state.last_at = state.last_at.max(participant.joined_at);
+        }
+        Fact::WentAway { participant, away } => {
+            state.change(*participant, |known| known.away = Some(*away))
+        }
+        Fact::CameBack { participant } => state.change(*participant, |known| known.away = None),
+        Fact::Limited {
+            participant,
+            time_up_at,
+        } => state.change(*participant, |known| known.time_up_at = *time_up_at),
+        Fact::Connected(by) => {
+            state.change(by.participant, |known| known.connection = by.connection)
+        }
+        Fact::Left {
+            participant, at, ..
+        } => {
+            state
+                .participants
+                .retain(|known| known.id != participant.id);
+            state.last_at = state.last_at.max(*at);
+            if state.participants.is_empty() {
+                state.empty_since = Some(state.last_at);
+            }
+        }
+        Fact::Ended { .. } | Fact::Abandoned { .. } => state.status = Status::Ended,
+        Fact::Showed { participant, shown } => {
+            state.change(*participant, |known| known.shown = *shown)
+        }
+        Fact::Ruled(room) => state.room = (**room).clone(),
+    }
+    if fact.is_announced() {
+        state.next_seq += 1;
+    }
+}

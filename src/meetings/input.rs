@@ -1,0 +1,141 @@
+//! What can happen to a meeting.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    ChatMessage, Connection, EndReason, Grant, LeaveReason, ResumeHash, ShownChange, Speaker,
+};
+use crate::{deadlines::Key, id::ParticipantId, rooms::Room, sfu};
+
+/// Something that happens to a meeting.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Somebody wants in.
+    Join(Box<JoinRequest>),
+    /// A lost connection is back.
+    Resume {
+        /// What the client was given when it joined.
+        hash: ResumeHash,
+        /// The new connection.
+        connection: Connection,
+    },
+    /// A participant leaves by themself.
+    Leave {
+        /// Who.
+        by: Speaker,
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// A participant's connection is lost.
+    Disconnected {
+        /// Whose.
+        by: Speaker,
+        /// The last moment when it is known to have stood.
+        since: DateTime<Utc>,
+    },
+    /// A participant says something of their devices.
+    Show {
+        /// Who.
+        by: Speaker,
+        /// What changes.
+        change: ShownChange,
+    },
+    /// A participant writes to all.
+    Chat {
+        /// Who.
+        by: Speaker,
+        /// What.
+        message: ChatMessage,
+    },
+    /// A participant's media offer.
+    Offer {
+        /// Who.
+        by: Speaker,
+        /// The offer.
+        offer: MediaOffer,
+    },
+    /// The SFU has answered a participant's offer.
+    Answered {
+        /// Who offered.
+        by: Speaker,
+        /// The answer, or why there is none.
+        answer: Result<Arc<str>, Arc<str>>,
+    },
+    /// What a participant's slots carry has changed.
+    Slots {
+        /// Whose slots.
+        participant: ParticipantId,
+        /// All of them.
+        slots: Arc<[sfu::SlotView]>,
+    },
+    /// A deadline of this meeting is due.
+    Due(Key),
+    /// Somebody with the right to it ends the meeting.
+    End {
+        /// Why.
+        reason: EndReason,
+        /// When that became true.
+        at: DateTime<Utc>,
+    },
+    /// The room is so now.
+    Rules(Box<Room>),
+    /// This node has taken the meeting over.
+    Claimed {
+        /// The last moment when the owner before is known to have lived.
+        renewed_at: DateTime<Utc>,
+        /// Why those who do not come back have left.
+        reason: LeaveReason,
+    },
+    /// This node stops.
+    Shutdown,
+}
+
+impl Input {
+    /// Whether nothing of it is ever stored, so that it need not wait for Postgres.
+    pub fn is_relayed(&self) -> bool {
+        match self {
+            Self::Show { .. }
+            | Self::Chat { .. }
+            | Self::Offer { .. }
+            | Self::Answered { .. }
+            | Self::Slots { .. } => true,
+            Self::Join(_)
+            | Self::Resume { .. }
+            | Self::Leave { .. }
+            | Self::Disconnected { .. }
+            | Self::Due(_)
+            | Self::End { .. }
+            | Self::Rules(_)
+            | Self::Claimed { .. }
+            | Self::Shutdown => false,
+        }
+    }
+}
+
+/// What a client offers to the SFU.
+#[derive(Clone, Debug)]
+pub struct MediaOffer {
+    /// The session description.
+    pub sdp: Arc<str>,
+    /// What each sending m-line carries, by its mid.
+    pub tracks: Vec<(String, sfu::Source)>,
+}
+
+/// Who wants in, and as what.
+#[derive(Clone, Debug)]
+pub struct JoinRequest {
+    /// The stay, if it comes about.
+    pub participant: ParticipantId,
+    /// The connection that asks.
+    pub connection: Connection,
+    /// Display name.
+    pub name: String,
+    /// What their token gives, where they have shown one.
+    pub grant: Option<Grant>,
+    /// Hash of the token that brings a lost connection back, where the client can do that.
+    pub resume: Option<ResumeHash>,
+    /// The room as it is now: its rules may have changed since the meeting began.
+    pub room: Room,
+}

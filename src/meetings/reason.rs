@@ -1,0 +1,58 @@
+//! Why stays and meetings end, in the words that the outside is told.
+
+/// Why a stay ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaveReason {
+    /// They left.
+    Left,
+    /// Their connection was lost and did not come back in time.
+    ConnectionLost,
+    /// `ejectAfterElapsedTimeInSec` was over.
+    TimeLimit,
+    /// Their token expired, and has `ejectAtTokenExp`.
+    TokenExpired,
+    /// The server died and they did not come back in time.
+    ServerCrash,
+    /// The server was stopped, and their client cannot come back.
+    ServerShutdown,
+    /// The meeting ended.
+    Ended(EndReason),
+}
+
+/// Why a meeting ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndReason {
+    /// The room expired, and its rules put everyone out.
+    RoomExpired,
+    /// The room was deleted.
+    RoomDeleted,
+    /// Nobody was in for `endWhenEmptyAfterSec`.
+    Empty,
+}
+
+impl EndReason {
+    /// The word for it outside.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoomExpired => "roomExpired",
+            Self::RoomDeleted => "roomDeleted",
+            Self::Empty => "empty",
+        }
+    }
+}
+
+impl LeaveReason {
+    /// The word for it outside.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::ConnectionLost => "connectionLost",
+            Self::TimeLimit => "timeLimit",
+            Self::TokenExpired => "tokenExpired",
+            Self::ServerCrash => "serverCrash",
+            Self::ServerShutdown => "serverShutdown",
+            Self::Ended(reason) => reason.as_str(),
+        }
+    }
+}

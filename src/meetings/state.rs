@@ -1,0 +1,191 @@
+//! A live meeting, as its owner knows it.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::{LeaveReason, Refusal};
+use crate::{
+    id::{MeetingId, ParticipantId, TokenId},
+    rooms::Room,
+};
+
+/// A live meeting, as its owner knows it.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Which meeting.
+    pub id: MeetingId,
+    /// How far it has come.
+    pub status: Status,
+    /// The room and its rules.
+    pub room: Room,
+    /// Who is in, in the order of their joins.
+    pub participants: Vec<Participant>,
+    /// Stays so far, those that ended included.
+    pub participant_count: u32,
+    /// When it was opened.
+    pub created_at: DateTime<Utc>,
+    /// When the first participant joined.
+    pub started_at: Option<DateTime<Utc>>,
+    /// Since when nobody is in.
+    pub empty_since: Option<DateTime<Utc>>,
+    /// The latest time at which something became true here: nothing that ends the meeting is earlier.
+    pub last_at: DateTime<Utc>,
+    /// Number of the next event.
+    pub next_seq: i64,
+}
+
+/// How far a meeting has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum Status {
+    /// Nobody has joined yet.
+    Open,
+    /// From the first join on.
+    Live,
+    /// Over.
+    Ended,
+}
+
+/// What a participant may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum Role {
+    /// Leads the meeting.
+    Moderator,
+    /// Takes part.
+    Participant,
+}
+
+/// One person's stay.
+#[derive(Clone, Debug)]
+pub struct Participant {
+    /// Which stay.
+    pub id: ParticipantId,
+    /// Display name.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+    /// The token that they joined with.
+    pub token: Option<TokenId>,
+    /// Who the app says that they are, by their token.
+    pub identity: Arc<Identity>,
+    /// When they joined.
+    pub joined_at: DateTime<Utc>,
+    /// When their time is up.
+    pub time_up_at: Option<DateTime<Utc>>,
+    /// Whether their token says so, and the room cannot.
+    pub has_own_limit: bool,
+    /// When their token puts them out.
+    pub token_expires_at: Option<DateTime<Utc>>,
+    /// Hash of the token that brings a lost connection back.
+    pub resume: Option<ResumeHash>,
+    /// Set while the connection is lost.
+    pub away: Option<Away>,
+    /// The connection that speaks for them; what comes from one that it replaced is ignored.
+    pub connection: Connection,
+    /// What they say of their devices and their hand.
+    pub shown: Shown,
+}
+
+/// Who the app says that somebody is. For the app alone: the others in the meeting are not told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The app's own id of the person.
+    pub external_user_id: Option<String>,
+    /// Their address.
+    pub email: Option<String>,
+    /// What else the app wants to be told of them.
+    pub meta: Option<String>,
+}
+
+/// Tells the connections of one node apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connection(pub u64);
+
+/// A participant, speaking through a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// Who.
+    pub participant: ParticipantId,
+    /// Through which connection.
+    pub connection: Connection,
+}
+
+/// A lost connection that may come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Away {
+    /// The last moment when it is known to have stood.
+    pub since: DateTime<Utc>,
+    /// Until when it may come back.
+    pub until: DateTime<Utc>,
+    /// Why the participant has left if it does not.
+    pub reason: LeaveReason,
+}
+
+/// SHA-256 of a resume token.
+pub type ResumeHash = [u8; 32];
+
+/// What a participant says of themself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Microphone muted.
+    pub is_muted: bool,
+    /// Camera off.
+    pub is_video_off: bool,
+    /// Hand raised.
+    pub is_hand_raised: bool,
+}
+
+/// A change of [`Shown`]: what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShownChange {
+    /// Microphone muted.
+    pub is_muted: Option<bool>,
+    /// Camera off.
+    pub is_video_off: Option<bool>,
+    /// Hand raised.
+    pub is_hand_raised: Option<bool>,
+}
+
+impl State {
+    /// The participant with this id, if they are in.
+    pub fn find(&self, id: ParticipantId) -> Option<&Participant> {
+        self.participants
+            .iter()
+            .find(|participant| participant.id == id)
+    }
+
+    /// The participant for whom this connection speaks.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotJoined`] when they are not in, or another connection speaks for them by now.
+    pub fn speaker(&self, by: Speaker) -> Result<&Participant, Refusal> {
+        let participant = self
+            .find(by.participant)
+            .filter(|known| known.connection == by.connection);
+        participant.ok_or(Refusal::NotJoined)
+    }
+
+    pub(super) fn change(&mut self, id: ParticipantId, change: impl FnOnce(&mut Participant)) {
+        if let Some(participant) = self
+            .participants
+            .iter_mut()
+            .find(|participant| participant.id == id)
+        {
+            change(participant);
+        }
+    }
+}
+
+impl ShownChange {
+    /// `shown`, changed by it.
+    pub fn over(self, shown: Shown) -> Shown {
+        Shown {
+            is_muted: self.is_muted.unwrap_or(shown.is_muted),
+            is_video_off: self.is_video_off.unwrap_or(shown.is_video_off),
+            is_hand_raised: self.is_hand_raised.unwrap_or(shown.is_hand_raised),
+        }
+    }
+}
