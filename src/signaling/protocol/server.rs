@@ -1,0 +1,271 @@
+//! What clients are sent.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::Problem;
+use crate::{
+    id::ParticipantId,
+    meetings::{ChatMessage, Notice, Person, Refusal, Role, Shown},
+    rooms::RoomName,
+    sfu,
+};
+
+/// What a client is sent.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerFrame<'a> {
+    room_id: &'a str,
+    participant_id: Sender,
+    /// Unix milliseconds.
+    timestamp: i64,
+    #[serde(flatten)]
+    message: Message<'a>,
+}
+
+/// Whom a frame is of.
+#[derive(Debug)]
+enum Sender {
+    Participant(ParticipantId),
+    Sfu,
+    Nobody,
+}
+
+impl Serialize for Sender {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Participant(id) => id.serialize(serializer),
+            Self::Sfu => serializer.serialize_str(SFU),
+            Self::Nobody => serializer.serialize_str(""),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(
+    tag = "type",
+    rename_all = "kebab-case",
+    rename_all_fields = "camelCase"
+)]
+enum Message<'a> {
+    ParticipantJoined {
+        name: Arc<str>,
+        is_moderator: bool,
+        is_muted: bool,
+        is_video_off: bool,
+        is_hand_raised: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resume_token: Option<&'a str>,
+    },
+    ParticipantLeft,
+    ParticipantUpdated {
+        is_muted: bool,
+        is_video_off: bool,
+        is_hand_raised: bool,
+    },
+    Chat {
+        text: Arc<str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reply_to: Option<Arc<str>>,
+    },
+    Answer {
+        target_id: Option<ParticipantId>,
+        sdp: Arc<str>,
+    },
+    Slots {
+        slots: Vec<Slot>,
+    },
+    Snapshot {
+        participants: Vec<Seen>,
+    },
+    Ended {
+        reason: &'static str,
+    },
+    Error {
+        code: &'static str,
+        message: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        opens_at_unix_sec: Option<i64>,
+    },
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Slot {
+    mid: String,
+    participant_id: Option<ParticipantId>,
+    source: Option<sfu::Source>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Seen {
+    participant_id: ParticipantId,
+    name: Arc<str>,
+    is_moderator: bool,
+    is_muted: bool,
+    is_video_off: bool,
+    is_hand_raised: bool,
+}
+
+/// Who is told, and in which room.
+#[derive(Clone, Copy, Debug)]
+pub struct Audience<'a> {
+    /// The room.
+    pub room: &'a RoomName,
+    /// The person told, once they are in.
+    pub participant: Option<ParticipantId>,
+    /// The token that brings their connection back.
+    pub resume_token: Option<&'a str>,
+}
+
+/// The frames that tell `notice` to `audience`; none where closing the socket says it.
+pub fn frames<'a>(
+    notice: &Notice,
+    audience: &Audience<'a>,
+    now: DateTime<Utc>,
+) -> Vec<ServerFrame<'a>> {
+    let frame = |sender: Sender, timestamp: DateTime<Utc>, message| ServerFrame {
+        room_id: audience.room.as_str(),
+        participant_id: sender,
+        timestamp: timestamp.timestamp_millis(),
+        message,
+    };
+    let joined = |person: &Person, resume_token| {
+        let Shown {
+            is_muted,
+            is_video_off,
+            is_hand_raised,
+        } = person.shown;
+        let message = Message::ParticipantJoined {
+            name: person.name.clone(),
+            is_moderator: person.role == Role::Moderator,
+            is_muted,
+            is_video_off,
+            is_hand_raised,
+            resume_token,
+        };
+        frame(Sender::Participant(person.id), now, message)
+    };
+    vec![match notice {
+        // The newcomer hears of themself first, and so learns who they are; then of the others.
+        Notice::Welcome { you, others } => {
+            let own = joined(you, audience.resume_token);
+            return std::iter::once(own)
+                .chain(others.iter().map(|person| joined(person, None)))
+                .collect();
+        }
+        Notice::Joined(person) => joined(person, None),
+        Notice::Left { participant } => frame(
+            Sender::Participant(*participant),
+            now,
+            Message::ParticipantLeft,
+        ),
+        Notice::Updated { participant, shown } => {
+            let Shown {
+                is_muted,
+                is_video_off,
+                is_hand_raised,
+            } = *shown;
+            let message = Message::ParticipantUpdated {
+                is_muted,
+                is_video_off,
+                is_hand_raised,
+            };
+            frame(Sender::Participant(*participant), now, message)
+        }
+        Notice::Chat { from, message, at } => {
+            let ChatMessage { text, reply_to } = message.clone();
+            frame(
+                Sender::Participant(*from),
+                *at,
+                Message::Chat { text, reply_to },
+            )
+        }
+        Notice::Snapshot {
+            participant,
+            people,
+        } => {
+            let participants = people.iter().map(Seen::from).collect();
+            frame(
+                Sender::Participant(*participant),
+                now,
+                Message::Snapshot { participants },
+            )
+        }
+        Notice::Answer(sdp) => {
+            let message = Message::Answer {
+                target_id: audience.participant,
+                sdp: sdp.clone(),
+            };
+            frame(Sender::Sfu, now, message)
+        }
+        Notice::Slots(slots) => frame(
+            Sender::Sfu,
+            now,
+            Message::Slots {
+                slots: slots.iter().map(Slot::from).collect(),
+            },
+        ),
+        Notice::NotNegotiated(why) => error(&Problem::NotNegotiated(why.clone()), now),
+        Notice::Restarting => return Vec::new(),
+        Notice::Ended(reason) => {
+            let sender = audience
+                .participant
+                .map_or(Sender::Nobody, Sender::Participant);
+            frame(
+                sender,
+                now,
+                Message::Ended {
+                    reason: reason.as_str(),
+                },
+            )
+        }
+    }]
+}
+
+/// The frame that says that a client's frame came to nothing.
+pub fn error(problem: &Problem, now: DateTime<Utc>) -> ServerFrame<'static> {
+    ServerFrame {
+        room_id: "",
+        participant_id: Sender::Nobody,
+        timestamp: now.timestamp_millis(),
+        message: Message::Error {
+            code: problem.code(),
+            message: problem.to_string(),
+            opens_at_unix_sec: match problem {
+                Problem::Refused(Refusal::RoomNotOpen { opens_at }) => Some(opens_at.timestamp()),
+                _ => None,
+            },
+        },
+    }
+}
+
+impl From<&sfu::SlotView> for Slot {
+    fn from(slot: &sfu::SlotView) -> Self {
+        let (participant_id, source) = slot.shows.unzip();
+        Self {
+            mid: slot.mid.clone(),
+            participant_id,
+            source,
+        }
+    }
+}
+
+impl From<&Person> for Seen {
+    fn from(person: &Person) -> Self {
+        Self {
+            participant_id: person.id,
+            name: person.name.clone(),
+            is_moderator: person.role == Role::Moderator,
+            is_muted: person.shown.is_muted,
+            is_video_off: person.shown.is_video_off,
+            is_hand_raised: person.shown.is_hand_raised,
+        }
+    }
+}
+
+/// The name that offers are sent to; never a participant's.
+pub const SFU: &str = "sfu";
