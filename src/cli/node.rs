@@ -165,9 +165,10 @@ fn room_deadlines(db: Db, clock: Clock, meetings: Meetings) -> deadlines::Rooms 
     let effect = move |due: Due| {
         let (db, meetings) = (pool.clone(), meetings.clone());
         let effect = async move {
+            let mut rng = SmallRng::from_rng(&mut rand::rng());
             let mut tx = db.begin(due.app).await?;
             let taken = match due.kind {
-                deadlines::Kind::RoomExpires => rooms::expire(&mut tx, &due).await?,
+                deadlines::Kind::RoomExpires => rooms::expire(&mut tx, &due, &mut rng).await?,
                 kind => anyhow::bail!("{kind:?} is no deadline of a room"),
             };
             tx.commit().await?;

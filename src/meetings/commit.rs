@@ -9,7 +9,6 @@ use crate::{
     db::{self, Db},
     deadlines,
     id::{BatchId, EventId},
-    rooms::Room,
     usage::{self, Stay},
     webhooks,
 };
@@ -137,26 +136,17 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
         .iter()
         .filter_map(|fact| event(after, fact))
         .zip(before.next_seq..);
-    let Room {
-        id,
-        name,
-        webhooks: urls,
-        ..
-    } = &after.room;
-    let room = webhooks::Room {
-        id: *id,
-        name: name.to_string(),
-        urls: urls.clone(),
-    };
+    let room = after.room.told();
     let told = told.map(|((at, kind), seq)| {
         let (id, room) = (EventId::new(at, rng), room.clone());
         webhooks::Event {
             id,
             app: lease.app,
             room,
-            meeting: lease.meeting,
-            seq,
+            meeting: Some(lease.meeting),
+            seq: Some(seq),
             at,
+            request_id: None,
             kind,
         }
     });

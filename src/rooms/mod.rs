@@ -23,10 +23,10 @@ pub use self::{
 use crate::{
     db::System,
     deadlines::{self, Due, Kind},
-    id::{AppId, RoomId},
+    id::{AppId, EventId, RoomId},
     meetings::{self, EndReason},
     sealed::{MasterKey, Sealed, Unsealable},
-    webhooks::RoomUrls,
+    webhooks::{self, Event, RoomUrls},
 };
 
 /// A room's stored definition.
@@ -268,18 +268,36 @@ async fn cancel_expiry(conn: &mut PgConnection, app: AppId, room: RoomId) -> sql
     deadlines::cancel(conn, app, &[&expiry]).await
 }
 
-/// What the room's expiry does: with `ejectAtRoomExp` its meeting ends. Joins are refused by the time alone. `false` where
-/// the deadline was not there to be taken any more.
-pub async fn expire(tx: &mut PgTransaction<'_>, due: &Due) -> Result<bool, Error> {
+/// What the room's expiry does: the app is told, and with `ejectAtRoomExp` the room's meeting ends. Joins are refused by the
+/// time alone. `false` where the deadline was not there to be taken any more.
+pub async fn expire(
+    tx: &mut PgTransaction<'_>,
+    due: &Due,
+    rng: &mut impl Rng,
+) -> Result<bool, Error> {
     // Locked first, as whoever archives it does; and so that a meeting that is being opened is either seen here or sees
     // the time itself.
     let room = store::lock(tx, due.app, due.room).await?;
     if !deadlines::take(tx, due).await? {
         return Ok(false);
     }
-    if room.is_some_and(|room| room.rules.eject_at_expiry) {
+    let Some(room) = room else {
+        return Ok(true);
+    };
+    if room.rules.eject_at_expiry {
         meetings::request_end(tx, due.app, due.room, EndReason::RoomExpired, due.at).await?;
     }
+    let event = Event {
+        id: EventId::new(due.at, rng),
+        app: due.app,
+        room: room.told(),
+        meeting: None,
+        seq: None,
+        at: due.at,
+        request_id: None,
+        kind: webhooks::Kind::RoomExpired,
+    };
+    webhooks::emit(tx, &[event]).await?;
     Ok(true)
 }
 
@@ -316,6 +334,15 @@ impl Room {
         sealed
             .map(|url| url.open(master_key, &rtmp::place(&self.id)))
             .transpose()
+    }
+
+    /// What events tell of it.
+    pub fn told(&self) -> webhooks::Room {
+        webhooks::Room {
+            id: self.id,
+            name: self.name.to_string(),
+            urls: self.webhooks.clone(),
+        }
     }
 
     fn change(&mut self, change: RoomChange, master_key: &MasterKey) -> Result<(), Error> {

@@ -300,28 +300,29 @@ fn log(delivery: &Claimed, attempt: &Attempt, next: Next) {
     let Claimed {
         id,
         event_id: event,
-        meeting_id: meeting,
+        meeting_id,
         receiver,
         attempt: number,
         ..
     } = delivery;
+    let meeting = meeting_id.map(tracing::field::display);
     let (latency_ms, status) = (attempt.latency.num_milliseconds(), attempt.status);
     let reason = attempt.error.as_deref().unwrap_or_default();
     match next {
         Next::Delivered => debug!(
-            delivery.id = %id, event.id = %event, meeting.id = %meeting, receiver, attempt = number, status, latency_ms,
+            delivery.id = %id, event.id = %event, meeting.id = meeting, receiver, attempt = number, status, latency_ms,
             "webhook delivered to {receiver}"
         ),
         Next::Retry { at, .. } => info!(
-            delivery.id = %id, event.id = %event, meeting.id = %meeting, receiver, attempt = number, status, latency_ms, retry_at = %at,
+            delivery.id = %id, event.id = %event, meeting.id = meeting, receiver, attempt = number, status, latency_ms, retry_at = %at,
             "webhook to {receiver} failed: {reason}"
         ),
         Next::Failed => warn!(
-            delivery.id = %id, event.id = %event, meeting.id = %meeting, receiver, attempt = number, status, latency_ms,
+            delivery.id = %id, event.id = %event, meeting.id = meeting, receiver, attempt = number, status, latency_ms,
             "webhook to {receiver} failed for the last time: {reason}"
         ),
         Next::Gone => warn!(
-            delivery.id = %id, event.id = %event, meeting.id = %meeting, endpoint.id = %delivery.endpoint_id, receiver, attempt = number, status,
+            delivery.id = %id, event.id = %event, meeting.id = meeting, endpoint.id = %delivery.endpoint_id, receiver, attempt = number, status,
             latency_ms, "webhook endpoint at {receiver} is gone and gets nothing more"
         ),
     }

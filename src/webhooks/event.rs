@@ -1,25 +1,27 @@
-//! What happens in a meeting, and the JSON that receivers get of it.
+//! What happens in a room and its meetings, and the JSON that receivers get of it.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
 use crate::id::{AppId, EventId, MeetingId, ParticipantId, RoomId};
 
-/// A fact in a meeting's life.
+/// A fact in the life of a room or a meeting.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// The `webhook-id` that all its deliveries and attempts share.
     pub id: EventId,
     /// The room's app.
     pub app: AppId,
-    /// The room that the meeting runs in.
+    /// The room that it concerns.
     pub room: Room,
-    /// The meeting.
-    pub meeting: MeetingId,
-    /// Numbers the meeting's events in the order in which they came true.
-    pub seq: i64,
+    /// The meeting, where it concerns one.
+    pub meeting: Option<MeetingId>,
+    /// Numbers the meeting's events in the order in which they came true. One without a number waits for no other.
+    pub seq: Option<i64>,
     /// When it came true.
     pub at: DateTime<Utc>,
+    /// The request that caused it, where a call of the API did.
+    pub request_id: Option<String>,
     /// What came true.
     pub kind: Kind,
 }
@@ -75,6 +77,30 @@ pub enum Kind {
         /// Why: `endReason`.
         reason: String,
     },
+    /// Somebody asked to join and was refused. Not told of a name that no room has.
+    ParticipantJoinRefused {
+        /// Who.
+        person: Person,
+        /// Why, as they were told: `code`, such as `ROOM_FULL`.
+        code: &'static str,
+    },
+    /// Somebody asks to be let in.
+    Knock(Person),
+    /// The room's `expireUnixSec` came: nobody joins any more.
+    RoomExpired,
+}
+
+/// Somebody who is not in the meeting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Person {
+    /// The name that the others would see.
+    pub name: String,
+    /// Of the token.
+    pub email: Option<String>,
+    /// The app's own id of the person, of the token.
+    pub external_user_id: Option<String>,
+    /// Free text, of the token.
+    pub meta: Option<String>,
 }
 
 /// One person's stay in the meeting.
@@ -104,6 +130,9 @@ impl Event {
             Kind::ParticipantJoined(_) => "participantJoined",
             Kind::ParticipantLeft { .. } => "participantLeft",
             Kind::MeetingEnded { .. } => "meetingEnded",
+            Kind::ParticipantJoinRefused { .. } => "participantJoinRefused",
+            Kind::Knock(_) => "knock",
+            Kind::RoomExpired => "roomExpired",
         }
     }
 
@@ -115,13 +144,14 @@ impl Event {
             Kind::ParticipantJoined(_) => &urls.meeting_join,
             Kind::ParticipantLeft { .. } => &urls.meeting_left,
             Kind::MeetingEnded { .. } => &urls.meeting_ended,
+            Kind::ParticipantJoinRefused { .. } | Kind::Knock(_) | Kind::RoomExpired => &None,
         }
         .as_deref()
     }
 
     /// The body of its deliveries: everything at the top level, and only what is known.
     pub(super) fn body(&self) -> serde_json::Result<String> {
-        let (mut participant, mut end) = (None, None);
+        let (mut participant, mut person, mut code, mut end) = (None, None, None, None);
         let (mut left_time, mut duration_sec, mut leave_reason) = (None, None, None);
         match &self.kind {
             Kind::MeetingStarted => {}
@@ -147,6 +177,14 @@ impl Event {
                     end_reason: reason,
                 });
             }
+            Kind::ParticipantJoinRefused {
+                person: who,
+                code: why,
+            } => {
+                (person, code) = (Some(who), Some(*why));
+            }
+            Kind::Knock(who) => person = Some(who),
+            Kind::RoomExpired => {}
         }
         serde_json::to_string(&Body {
             id: self.id,
@@ -157,6 +195,14 @@ impl Event {
             room_id: self.room.id,
             meeting_session_id: self.meeting,
             seq: self.seq,
+            request_id: self.request_id.as_deref(),
+            person: person.map(|person| Asking {
+                name: &person.name,
+                email: person.email.as_deref(),
+                external_user_id: person.external_user_id.as_deref(),
+                meta: person.meta.as_deref(),
+            }),
+            code,
             participant: participant.map(|stay| Participant {
                 participant_session_id: stay.id,
                 name: &stay.name,
@@ -184,8 +230,16 @@ struct Body<'a> {
     app: AppId,
     room_name: &'a str,
     room_id: RoomId,
-    meeting_session_id: MeetingId,
-    seq: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meeting_session_id: Option<MeetingId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(flatten)]
+    person: Option<Asking<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
     #[serde(flatten)]
     participant: Option<Participant<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,6 +250,18 @@ struct Body<'a> {
     leave_reason: Option<&'a str>,
     #[serde(flatten)]
     end: Option<End<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Asking<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_user_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -252,8 +318,8 @@ mod tests {
         }
     }
 
-    fn body(kind: Kind) -> Value {
-        let event = Event {
+    fn event(kind: Kind) -> Event {
+        Event {
             id: EventId::from_bytes([5; 12]),
             app: AppId::from_bytes([1; 12]),
             room: Room {
@@ -261,12 +327,20 @@ mod tests {
                 name: "standup".to_owned(),
                 urls: RoomUrls::default(),
             },
-            meeting: MeetingId::from_bytes([3; 12]),
-            seq: 7,
+            meeting: Some(MeetingId::from_bytes([3; 12])),
+            seq: Some(7),
             at: start(),
+            request_id: None,
             kind,
-        };
+        }
+    }
+
+    fn told(event: &Event) -> Value {
         serde_json::from_str(&event.body().unwrap()).unwrap()
+    }
+
+    fn body(kind: Kind) -> Value {
+        told(&event(kind))
     }
 
     fn with_common(mut own: Value) -> Value {
@@ -328,5 +402,51 @@ mod tests {
             reason: "roomExpired".to_owned(),
         };
         assert_eq!(body(kind), with_common(expected));
+    }
+
+    #[test]
+    fn a_refusal_tells_who_and_why() {
+        let person = Person {
+            name: "Ann".to_owned(),
+            external_user_id: Some("u1".to_owned()),
+            ..Person::default()
+        };
+        let expected = json!({
+            "event": "participantJoinRefused", "name": "Ann", "externalUserId": "u1", "code": "ROOM_FULL",
+        });
+        let kind = Kind::ParticipantJoinRefused {
+            person,
+            code: "ROOM_FULL",
+        };
+        assert_eq!(body(kind), with_common(expected));
+    }
+
+    #[test]
+    fn a_knock_tells_who() {
+        let person = Person {
+            name: "Ann".to_owned(),
+            email: Some("ann@example.com".to_owned()),
+            meta: Some("{}".to_owned()),
+            ..Person::default()
+        };
+        let expected =
+            json!({ "event": "knock", "name": "Ann", "email": "ann@example.com", "meta": "{}" });
+        assert_eq!(body(Kind::Knock(person)), with_common(expected));
+    }
+
+    #[test]
+    fn what_concerns_a_room_alone_tells_no_meeting_and_what_a_call_caused_tells_its_request() {
+        let event = Event {
+            meeting: None,
+            seq: None,
+            request_id: Some("f0c8a2d95b3e4d17".to_owned()),
+            ..event(Kind::RoomExpired)
+        };
+        let mut expected =
+            with_common(json!({ "event": "roomExpired", "requestId": "f0c8a2d95b3e4d17" }));
+        let fields = expected.as_object_mut().unwrap();
+        fields.remove("meetingSessionId");
+        fields.remove("seq");
+        assert_eq!(told(&event), expected);
     }
 }

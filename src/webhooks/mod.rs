@@ -1,4 +1,4 @@
-//! Webhooks: what happens in meetings, told to the systems of customers.
+//! Webhooks: what happens in rooms and meetings, told to the systems of customers.
 //!
 //! An [`Event`] is written in the transaction that makes it true ([`emit`]), with one delivery per endpoint that wants it.
 //! The [`Dispatcher`] attempts deliveries until each is answered with 2xx or its schedule ends: at least once, in order
@@ -18,7 +18,7 @@ use sqlx::PgConnection;
 
 pub use self::{
     dispatcher::Dispatcher,
-    event::{Event, Kind, Room, RoomUrls, Stay},
+    event::{Event, Kind, Person, Room, RoomUrls, Stay},
     guard::{Reach, UrlError, check_url},
     signing::SigningSecret,
 };

@@ -54,13 +54,13 @@ pub(super) async fn add(conn: &mut PgConnection, events: &[(&Event, String)]) ->
             g.meeting_id, g.seq, 0, g.at,
             case when e.disabled_at is null then g.at end,
             case when e.disabled_at is not null then 'skipped' end,
-            e.disabled_at is null
+            e.disabled_at is null and g.seq is not null
         from given g join endpoint e on e.app_id = g.app_id and e.room_id = g.room_id and e.url = g.url",
         &column(events, |event| event.id.as_bytes().as_slice()) as &[&[u8]],
         &column(events, |event| event.app.as_bytes().as_slice()) as &[&[u8]],
         &column(events, |event| event.room.id.as_bytes().as_slice()) as &[&[u8]],
-        &column(events, |event| event.meeting.as_bytes().as_slice()) as &[&[u8]],
-        &column(events, |event| event.seq),
+        &column(events, |event| event.meeting) as &[Option<MeetingId>],
+        &column(events, |event| event.seq) as &[Option<i64>],
         &column(events, |event| event.name()) as &[&str],
         &column(events, |event| event.at),
         &bodies as &[&str],
@@ -77,7 +77,7 @@ pub(super) struct Claimed {
     pub id: DeliveryId,
     pub app_id: AppId,
     pub event_id: EventId,
-    pub meeting_id: MeetingId,
+    pub meeting_id: Option<MeetingId>,
     pub endpoint_id: EndpointId,
     /// From 1.
     pub attempt: i32,

@@ -305,15 +305,26 @@ impl TestApp {
             .to_owned()
     }
 
-    /// The kinds and main facts of all events of the app so far, in the order of their numbers.
+    /// All numbered events so far, in the order of their meetings and numbers.
     pub async fn events(&self) -> Vec<Value> {
-        let rows: Vec<(String,)> =
-            sqlx::query_as("select body from events order by meeting_id, seq")
-                .fetch_all(&self.pool)
-                .await
-                .unwrap();
-        rows.into_iter()
-            .map(|(body,)| serde_json::from_str(&body).unwrap())
+        self.read_events("select body from events where seq is not null order by meeting_id, seq")
+            .await
+    }
+
+    /// All events so far that have no number, as those of a room alone, in the order of their times.
+    pub async fn room_events(&self) -> Vec<Value> {
+        self.read_events("select body from events where seq is null order by at, id")
+            .await
+    }
+
+    async fn read_events(&self, query: &'static str) -> Vec<Value> {
+        let bodies: Vec<String> = sqlx::query_scalar(query)
+            .fetch_all(&self.pool)
+            .await
+            .unwrap();
+        bodies
+            .iter()
+            .map(|body| serde_json::from_str(body).unwrap())
             .collect()
     }
 

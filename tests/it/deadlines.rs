@@ -57,6 +57,33 @@ async fn an_expired_room_that_ejects_nobody_only_takes_no_more_joins(pool: PgPoo
     assert!(ann.is_in().await);
 }
 
+#[sqlx::test]
+async fn an_app_is_told_once_that_a_room_has_expired_with_its_true_time_also_where_nobody_ever_met(
+    pool: PgPool,
+) {
+    let mut test = TestApp::new(pool).await;
+    let expiry = test.now().timestamp() + 60;
+    let room = test
+        .room(json!({ "roomName": "hour", "expireUnixSec": expiry }))
+        .await;
+    test.room(json!({ "roomName": "gone", "expireUnixSec": expiry }))
+        .await;
+    test.delete("/api/v1/room/gone").await;
+    test.stop_node().await;
+    test.advance(TimeDelta::seconds(90));
+    test.start_node();
+    until_fired(&test).await;
+    let events = test.room_events().await;
+    assert_eq!(
+        events,
+        [json!({
+            "id": events[0]["id"], "event": "roomExpired", "createdAt": "2030-03-17T17:47:40.000Z",
+            "app": test.app.app.id, "roomName": "hour", "roomId": room["_id"],
+        })],
+        "of the deleted room nothing is told"
+    );
+}
+
 /// Waits until no deadline of a room is due any more.
 async fn until_fired(test: &TestApp) {
     crate::app::soon("a deadline", async {

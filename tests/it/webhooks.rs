@@ -876,9 +876,10 @@ impl Meeting {
             id,
             app: self.app,
             room: self.room.clone(),
-            meeting: self.id,
-            seq: self.seq,
+            meeting: Some(self.id),
+            seq: Some(self.seq),
             at: self.now,
+            request_id: None,
             kind,
         }
     }
