@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::{Fact, Participant, Role, State, decide::is_stored_deadline, owner::Lease, store};
 use crate::{
     db::{self, Db},
-    deadlines,
+    deadlines::{self, Key},
     id::{BatchId, EventId},
     usage::{self, Stay},
     webhooks,
@@ -83,10 +83,10 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
         lease,
         previous,
         batch,
-        before,
         after,
         facts,
         commands,
+        ..
     } = change;
     let ended = facts.iter().find_map(|fact| match fact {
         Fact::Ended { at, reason } => Some((*at, reason.as_str())),
@@ -125,42 +125,13 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
         }
     }
     store::close(conn, lease, &left).await?;
-    let stays = facts.iter().filter_map(|fact| match fact {
-        Fact::Left {
-            participant, at, ..
-        } => Some(stay(participant, *at)),
-        _ => None,
-    });
-    usage::append(conn, lease.app, lease.meeting, &stays.collect::<Vec<_>>()).await?;
-    let told = facts
-        .iter()
-        .filter_map(|fact| event(after, fact))
-        .zip(before.next_seq..);
-    let room = after.room.told();
-    let told = told.map(|((at, kind), seq)| {
-        let (id, room) = (EventId::new(at, rng), room.clone());
-        webhooks::Event {
-            id,
-            app: lease.app,
-            room,
-            meeting: Some(lease.meeting),
-            seq: Some(seq),
-            at,
-            request_id: None,
-            kind,
-        }
-    });
-    webhooks::emit(conn, &told.collect::<Vec<_>>()).await?;
+    usage::append(conn, lease.app, lease.meeting, &stays(change)).await?;
+    webhooks::emit(conn, &events(change, rng)).await?;
 
-    let (old, new) = (before.deadlines(), after.deadlines());
-    let moved = new
-        .iter()
-        .filter(|(key, due)| is_stored_deadline(key) && old.get(key) != Some(due));
-    deadlines::set_of_meeting(conn, lease.app, lease.meeting, &moved.collect::<Vec<_>>()).await?;
-    let gone = old
-        .keys()
-        .filter(|key| is_stored_deadline(key) && !new.contains_key(key));
-    deadlines::cancel(conn, lease.app, &gone.collect::<Vec<_>>()).await?;
+    let (moved, gone) = moves(change);
+    let moved: Vec<_> = moved.iter().map(|(key, due)| (key, due)).collect();
+    deadlines::set_of_meeting(conn, lease.app, lease.meeting, &moved).await?;
+    deadlines::cancel(conn, lease.app, &gone.iter().collect::<Vec<_>>()).await?;
     if ended.is_some() {
         store::forget_commands(conn, lease).await?;
         deadlines::forget(conn, lease.app, lease.meeting).await?;
@@ -169,6 +140,58 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
         store::obeyed(conn, lease, *command).await?;
     }
     Ok(())
+}
+
+/// The stays that end by a change: what is billed of it.
+pub fn stays(change: &Change) -> Vec<Stay> {
+    let stays = change.facts.iter().filter_map(|fact| match fact {
+        Fact::Left {
+            participant, at, ..
+        } => Some(stay(participant, *at)),
+        _ => None,
+    });
+    stays.collect()
+}
+
+/// What webhooks tell of a change, numbered.
+pub fn events(change: &Change, rng: &mut impl Rng) -> Vec<webhooks::Event> {
+    let Change {
+        lease,
+        before,
+        after,
+        facts,
+        ..
+    } = change;
+    let room = after.room.told();
+    let told = facts.iter().filter_map(|fact| event(after, fact));
+    let events = told
+        .zip(before.next_seq..)
+        .map(|((at, kind), seq)| webhooks::Event {
+            id: EventId::new(at, rng),
+            app: lease.app,
+            room: room.clone(),
+            meeting: Some(lease.meeting),
+            seq: Some(seq),
+            at,
+            request_id: None,
+            kind,
+        });
+    events.collect()
+}
+
+/// Which stored deadlines a change sets or moves, and which it cancels.
+pub fn moves(change: &Change) -> (Vec<(Key, DateTime<Utc>)>, Vec<Key>) {
+    let (old, new) = (change.before.deadlines(), change.after.deadlines());
+    let moved = new
+        .iter()
+        .filter(|(key, due)| is_stored_deadline(key) && old.get(key) != Some(due));
+    let gone = old
+        .keys()
+        .filter(|key| is_stored_deadline(key) && !new.contains_key(key));
+    (
+        moved.map(|(key, due)| (*key, *due)).collect(),
+        gone.copied().collect(),
+    )
 }
 
 fn stay(participant: &Participant, left_at: DateTime<Utc>) -> Stay {

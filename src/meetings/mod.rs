@@ -4,6 +4,7 @@
 //! to the meeting goes through that task: [`decide`] says what comes of it, [`commit`] writes it, and only then is it so.
 
 pub mod admission;
+mod book;
 mod commit;
 mod decide;
 mod fact;

@@ -1,0 +1,363 @@
+//! What a meeting's owner keeps of it: what waits, what is decided, and how much of that is stored. Pure, as deciding is:
+//! what is to be stored is handed out and what came of it is handed in, so that lost answers and crashes are tested in
+//! virtual time.
+
+use std::collections::VecDeque;
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Decision, Effect, Fact, Input, LeaveReason, Refusal, State, Status,
+    commit::{self, Change},
+    decide, fact,
+    owner::{Envelope, Lease, Sender, inside},
+};
+use crate::id::{BatchId, ParticipantId};
+
+/// A meeting, as its owner has told it, and as it is stored.
+pub struct Book {
+    lease: Lease,
+    /// The meeting as everybody has been told.
+    state: State,
+    /// The meeting as it is stored.
+    saved: State,
+    /// The batch that was stored last.
+    saved_batch: Option<BatchId>,
+    /// What has happened and is not stored: `saved` with these is `state`.
+    unsaved: Vec<Fact>,
+    /// Inputs for the next batch, in order.
+    waiting: VecDeque<Envelope>,
+    /// The transaction that is under way.
+    saving: Option<Saving>,
+    /// A transaction whose outcome is not known.
+    doubt: Option<Saving>,
+    /// Whether Postgres did not store what it was given.
+    away: bool,
+    /// How often in a row it answered, and refused.
+    refusals: u32,
+}
+
+/// A transaction.
+struct Saving {
+    batch: BatchId,
+    /// How many of `unsaved`, from the first on, it stores.
+    unsaved: usize,
+    /// The meeting once it is stored.
+    after: State,
+    /// What was decided for it, and is acted upon once it is stored.
+    decided: Vec<Decided>,
+}
+
+/// An input, and what was decided of it: to be acted upon.
+pub type Decided = (Envelope, Result<Decision, Refusal>);
+
+/// What is asked of Postgres next.
+pub enum Ask {
+    /// To store this.
+    Store(Box<Change>),
+    /// Whether this transaction came about.
+    Happened(BatchId),
+}
+
+impl Book {
+    /// Of a meeting that is stored as `state` by the transaction `batch`. `first` is decided before anything else.
+    pub fn new(
+        lease: Lease,
+        (state, batch): (State, Option<BatchId>),
+        first: Option<Input>,
+    ) -> Self {
+        Self {
+            lease,
+            saved: state.clone(),
+            saved_batch: batch,
+            state,
+            unsaved: Vec::new(),
+            waiting: first.into_iter().map(inside).collect(),
+            saving: None,
+            doubt: None,
+            away: false,
+            refusals: 0,
+        }
+    }
+
+    /// The meeting as everybody has been told.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Whether Postgres did not store what it was given last.
+    pub fn is_away(&self) -> bool {
+        self.away
+    }
+
+    /// Whether the meeting has ended, and all of it is stored.
+    pub fn is_over(&self) -> bool {
+        self.state.status == Status::Ended && self.is_saved()
+    }
+
+    /// Whether all that has happened is stored.
+    pub fn is_saved(&self) -> bool {
+        self.saving.is_none() && self.doubt.is_none() && self.unsaved.is_empty()
+    }
+
+    /// Whether nothing waits to be decided.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Has an input wait for the next batch.
+    pub fn put(&mut self, envelope: Envelope) {
+        self.waiting.push_back(envelope);
+    }
+
+    /// Decides at once what is never stored.
+    pub fn relay(&mut self, input: &Input, now: DateTime<Utc>) -> Vec<Effect> {
+        // Refused is who is not, or no longer, in: then nobody is to hear of it.
+        let Ok(decision) = decide::decide(&self.state, input, now) else {
+            return Vec::new();
+        };
+        decision
+            .facts
+            .iter()
+            .for_each(|fact| fact::apply(&mut self.state, fact));
+        decision.effects
+    }
+
+    /// Puts what is due before what waits, the oldest first. What a takeover says of the meeting stays before all.
+    pub fn collect_due(&mut self, now: DateTime<Utc>) {
+        let mut due: Vec<_> = self
+            .state
+            .deadlines()
+            .into_iter()
+            .filter(|(_, due)| *due <= now)
+            .collect();
+        due.sort_by_key(|(_, due)| *due);
+        let claimed = self
+            .waiting
+            .front()
+            .is_some_and(|first| matches!(first.input, Input::Claimed { .. }));
+        for (key, _) in due.into_iter().rev() {
+            self.waiting
+                .insert(usize::from(claimed), inside(Input::Due(key)));
+        }
+    }
+
+    /// Decides what waits: on a copy that is then to be stored by the transaction `batch`, or while Postgres is away at
+    /// once. What is returned to be acted upon is so already.
+    pub fn decide(&mut self, now: DateTime<Utc>, batch: BatchId) -> (Vec<Decided>, Option<Change>) {
+        if self.away {
+            return (self.go_on_without_postgres(now), None);
+        }
+        let mut draft = self.state.clone();
+        let mut decided: Vec<Decided> = Vec::new();
+        for envelope in self.waiting.drain(..self.waiting.len().min(BATCH)) {
+            // Whoever has given up waiting is not let in.
+            if matches!(&envelope.from, Sender::Entering(_, reply) if reply.is_closed()) {
+                continue;
+            }
+            let outcome = decide::decide(&draft, &envelope.input, now);
+            for fact in outcome.iter().flat_map(|decision| &decision.facts) {
+                fact::apply(&mut draft, fact); // the next input sees it: ten places are ten joins, also within a batch
+            }
+            decided.push((envelope, outcome));
+        }
+        if stored(&decided).next().is_some() || commands(&decided).next().is_some() {
+            (Vec::new(), Some(self.save(draft, decided, batch)))
+        } else {
+            self.state = draft;
+            (decided, None)
+        }
+    }
+
+    /// Begins to store `unsaved` and what was decided, which together make the meeting `after`.
+    fn save(&mut self, after: State, decided: Vec<Decided>, batch: BatchId) -> Change {
+        let change = Change {
+            lease: self.lease,
+            previous: self.saved_batch,
+            batch,
+            before: self.saved.clone(),
+            after: after.clone(),
+            facts: self
+                .unsaved
+                .iter()
+                .chain(stored(&decided))
+                .cloned()
+                .collect(),
+            commands: commands(&decided).collect(),
+        };
+        self.saving = Some(Saving {
+            batch,
+            unsaved: self.unsaved.len(),
+            after,
+            decided,
+        });
+        change
+    }
+
+    /// What Postgres is asked when it is tried again: first what became of a transaction, then to store what is not stored,
+    /// by the transaction `batch`.
+    pub fn retry(&mut self, batch: BatchId) -> Option<Ask> {
+        if let Some(doubt) = &self.doubt {
+            Some(Ask::Happened(doubt.batch))
+        } else if self.unsaved.is_empty() {
+            // What Postgres refused was a join, and its asker has been refused too: nothing of it is left.
+            (self.away, self.refusals) = (false, 0);
+            None
+        } else {
+            let change = self.save(self.state.clone(), Vec::new(), batch);
+            Some(Ask::Store(Box::new(change)))
+        }
+    }
+
+    /// What Postgres was asked has come to this: whether it came about. Returns what is to be acted upon.
+    ///
+    /// # Errors
+    ///
+    /// When the meeting is no longer ours, or cannot be stored as it is.
+    pub fn finish(
+        &mut self,
+        outcome: Result<bool, commit::Error>,
+    ) -> Result<Vec<Decided>, commit::Error> {
+        match (self.saving.take(), outcome) {
+            (_, Err(commit::Error::Fenced)) => return Err(commit::Error::Fenced),
+            (Some(saving), Ok(_)) => return Ok(self.saved(saving)),
+            (Some(saving), Err(error)) => self.not_saved(saving, error)?,
+            (None, Ok(true)) => self.saved_after_all(),
+            (None, Ok(false)) => self.doubt = None,
+            // Still nobody knows; it is looked up again.
+            (None, Err(_)) => {}
+        }
+        Ok(Vec::new())
+    }
+
+    fn saved(&mut self, saving: Saving) -> Vec<Decided> {
+        (self.away, self.refusals) = (false, 0);
+        self.unsaved.drain(..saving.unsaved);
+        self.saved_batch = Some(saving.batch);
+        // What was decided meanwhile stored nothing, so it is in `state` alone: devices, and without Postgres connections.
+        let mut state = saving.after.clone();
+        self.unsaved
+            .iter()
+            .for_each(|fact| fact::apply(&mut state, fact));
+        for participant in &mut state.participants {
+            if let Some(known) = self.state.find(participant.id) {
+                participant.shown = known.shown;
+                if saving.decided.is_empty() {
+                    participant.connection = known.connection;
+                }
+            }
+        }
+        (self.saved, self.state) = (saving.after, state);
+        saving.decided
+    }
+
+    /// The inputs are decided again, without Postgres.
+    fn not_saved(&mut self, saving: Saving, error: commit::Error) -> Result<(), commit::Error> {
+        self.away = true;
+        if error.is_refusal() {
+            self.refusals += 1;
+            if self.refusals >= MOST_REFUSALS {
+                return Err(error);
+            }
+        }
+        let Saving {
+            batch,
+            unsaved,
+            after,
+            decided,
+        } = saving;
+        for (envelope, _) in decided.into_iter().rev() {
+            self.waiting.push_front(envelope);
+        }
+        if matches!(error, commit::Error::Unknown(_)) {
+            self.doubt = Some(Saving {
+                batch,
+                unsaved,
+                after,
+                decided: Vec::new(),
+            });
+        }
+        Ok(())
+    }
+
+    /// A transaction that was in doubt has come about: what it stored is not stored again, and who joined by it without
+    /// hearing of it has left.
+    fn saved_after_all(&mut self) {
+        let Some(Saving { batch, after, .. }) = self.doubt.take() else {
+            return;
+        };
+        let inside = |participant: ParticipantId| after.find(participant).is_some();
+        self.unsaved.retain(|fact| match fact {
+            Fact::Left { participant, .. } => inside(participant.id),
+            Fact::Ended { .. } | Fact::Abandoned { .. } => after.status != Status::Ended,
+            _ => true,
+        });
+        let unheard = after
+            .participants
+            .iter()
+            .filter(|participant| self.saved.find(participant.id).is_none());
+        let left = unheard.map(|participant| Fact::Left {
+            at: participant.joined_at,
+            reason: LeaveReason::ConnectionLost,
+            participant: participant.clone(),
+        });
+        let unsaved: Vec<Fact> = left.chain(std::mem::take(&mut self.unsaved)).collect();
+        self.unsaved = unsaved;
+        let away = self.away;
+        self.saved(Saving {
+            batch,
+            unsaved: 0,
+            after,
+            decided: Vec::new(),
+        });
+        self.away = away || !self.unsaved.is_empty();
+    }
+
+    /// While Postgres is away: who wants in is told to try again; whatever else happens acts at once, and its facts wait.
+    fn go_on_without_postgres(&mut self, now: DateTime<Utc>) -> Vec<Decided> {
+        let decide = |envelope: Envelope| {
+            let full = self.unsaved.len() >= MOST_UNSAVED;
+            let outcome = match (&envelope.from, &envelope.input) {
+                (Sender::Entering(..), Input::Join(_)) => Err(Refusal::TryAgain),
+                (Sender::Entering(..), _) if full => Err(Refusal::TryAgain),
+                _ => decide::decide(&self.state, &envelope.input, now),
+            };
+            for fact in outcome.iter().flat_map(|decision| &decision.facts) {
+                fact::apply(&mut self.state, fact);
+                if fact.is_stored() {
+                    self.unsaved.push(fact.clone());
+                }
+            }
+            (envelope, outcome)
+        };
+        std::mem::take(&mut self.waiting)
+            .into_iter()
+            .map(decide)
+            .collect()
+    }
+}
+
+/// The facts of a batch that are to be stored, in order.
+fn stored(decided: &[Decided]) -> impl Iterator<Item = &Fact> {
+    let facts = decided
+        .iter()
+        .flat_map(|(_, outcome)| outcome.iter().flat_map(|decision| &decision.facts));
+    facts.filter(|fact| fact.is_stored())
+}
+
+/// The commands that a batch obeys.
+fn commands(decided: &[Decided]) -> impl Iterator<Item = i64> {
+    decided
+        .iter()
+        .filter_map(|(envelope, _)| match envelope.from {
+            Sender::Command(id) => Some(id),
+            _ => None,
+        })
+}
+
+/// Inputs decided and committed together at most.
+const BATCH: usize = 64;
+/// Facts that wait for Postgres at most, before nobody may come back any more: each who does makes more of them.
+const MOST_UNSAVED: usize = 4096;
+/// Refusals of Postgres in a row after which the meeting is given up, to be read anew by whoever claims it.
+const MOST_REFUSALS: u32 = 5;
