@@ -133,6 +133,18 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "ROOM_NOT_FOUND", "room not found")
     }
 
+    /// No such meeting.
+    pub fn meeting_not_found() -> Self {
+        let message = "meeting session not found";
+        Self::new(StatusCode::NOT_FOUND, "MEETING_NOT_FOUND", message)
+    }
+
+    /// No such stay in a meeting.
+    pub fn participant_not_found() -> Self {
+        let message = "participant session not found";
+        Self::new(StatusCode::NOT_FOUND, "PARTICIPANT_NOT_FOUND", message)
+    }
+
     /// The `Idempotency-Key` came with another request before.
     pub fn idempotency_key_reused() -> Self {
         let message = "this Idempotency-Key came with another request within the last 24 hours: use a new one";

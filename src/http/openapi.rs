@@ -28,6 +28,7 @@ use crate::{rooms, tokens};
     ),
     tags(
         (name = "rooms", description = "Named, reusable places with rules. Meetings come and go in them."),
+        (name = "meetings", description = "The runs of rooms, live and over, and who was in them, for how long."),
         (name = "tokens", description = "Who has one may join, with a role and limits; a private room needs one."),
         (name = "app", description = "What your app has set: how its pages look, who may embed them, what new rooms are like."),
         (name = "service", description = "Whether the server lives."),
@@ -67,6 +68,11 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(v1::batch::create_rooms)
         .service(v1::batch::delete_rooms)
         .service(v1::rooms::delete_room)
+        .service(v1::meetings::list_meetings)
+        .service(v1::meetings::get_meeting)
+        .service(v1::meetings::list_participants)
+        .service(v1::meetings::list_present)
+        .service(v1::meetings::get_participant)
         .service(v1::tokens::create_token)
         .service(v1::tokens::validate_token)
         .service(health::health)
@@ -146,6 +152,8 @@ fn example(description: &str) -> Option<Value> {
         "UNAUTHORIZED" => ApiError::unauthorized(),
         "ROOM_NAME_TAKEN" => rooms::Error::NameTaken.into(),
         "ROOM_NOT_FOUND" => ApiError::room_not_found(),
+        "MEETING_NOT_FOUND" => ApiError::meeting_not_found(),
+        "PARTICIPANT_NOT_FOUND" => ApiError::participant_not_found(),
         "ROOM_CHANGED" => rooms::Error::Changed.into(),
         "IDEMPOTENCY_KEY_REUSED" => ApiError::idempotency_key_reused(),
         "TOKEN_INVALID" => tokens::Error::Invalid.into(),

@@ -286,9 +286,18 @@ async fn socket(
         stopping,
         ..
     } = Shared::clone(&shared);
+    let user_agent = request.headers().get(header::USER_AGENT);
+    let device = signaling::device(
+        user_agent
+            .and_then(|given| given.to_str().ok())
+            .unwrap_or_default(),
+    );
     let open = shared.metrics.socket();
     actix_web::rt::spawn(async move {
-        signaling::connect(app.0.id, meetings, clock, session, messages, stopping).await;
+        signaling::connect(
+            app.0.id, device, meetings, clock, session, messages, stopping,
+        )
+        .await;
         drop(open);
     });
     Ok(response)

@@ -97,6 +97,7 @@ pub fn apply(state: &mut State, fact: &Fact) {
         Fact::Joined(participant) => {
             state.participants.push(participant.clone());
             state.participant_count += 1;
+            state.max_concurrent = state.max_concurrent.max(state.participants.len());
             state.empty_since = None;
             state.last_at = state.last_at.max(participant.joined_at);
         }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::{
-    ChatMessage, Connection, EndReason, Grant, LeaveReason, ResumeHash, ShownChange, Speaker,
+    ChatMessage, Connection, Device, EndReason, Grant, LeaveReason, ResumeHash, ShownChange,
+    Speaker,
 };
 use crate::{deadlines::Key, id::ParticipantId, rooms::Room, sfu};
 
@@ -132,6 +133,8 @@ pub struct JoinRequest {
     pub connection: Connection,
     /// Display name.
     pub name: String,
+    /// What they join with.
+    pub device: Arc<Device>,
     /// What their token gives, where they have shown one.
     pub grant: Option<Grant>,
     /// Hash of the token that brings a lost connection back, where the client can do that.

@@ -8,6 +8,7 @@ mod book;
 mod commit;
 mod decide;
 mod fact;
+pub mod history;
 mod input;
 mod notice;
 mod owner;
@@ -41,8 +42,8 @@ pub use self::{
     owner::Outbox,
     reason::{EndReason, LeaveReason},
     state::{
-        Away, Connection, Identity, Participant, ResumeHash, Role, Shown, ShownChange, Speaker,
-        State, Status,
+        Away, Connection, Device, Identity, Participant, ResumeHash, Role, Shown, ShownChange,
+        Speaker, State, Status,
     },
 };
 use crate::{
@@ -153,6 +154,8 @@ pub enum Entry {
     Join {
         /// Display name.
         name: String,
+        /// What they join with.
+        device: Arc<Device>,
         /// The token that they show.
         token: Option<TokenText>,
         /// Hash of the token that brings a lost connection back, where the client can do that.
@@ -173,6 +176,21 @@ pub async fn request_end(
     at: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     store::command(tx, app, room, &Command::End { reason, at }, at).await
+}
+
+/// Asks the owners of an app's meetings to end them; as [`request_end`].
+pub async fn request_end_of_all(
+    tx: &mut PgTransaction<'_>,
+    app: AppId,
+    reason: EndReason,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    store::command_all(tx, app, &Command::End { reason, at }, at).await
+}
+
+/// How many meetings of an app have not ended.
+pub async fn running(conn: &mut PgConnection, app: AppId) -> sqlx::Result<i64> {
+    store::running(conn, app).await
 }
 
 /// Tells the owner of the room's meeting that the room has changed; nothing where the room has no meeting.
@@ -276,13 +294,19 @@ impl Meetings {
                 Err(refusal) => return Err(refusal),
             };
             let input = match &entry {
-                Entry::Join { name, resume, .. } => {
+                Entry::Join {
+                    name,
+                    device,
+                    resume,
+                    ..
+                } => {
                     let participant = ParticipantId::new(self.0.clock.now(), &mut rand::rng());
                     let (name, resume) = (name.clone(), *resume);
                     Input::Join(Box::new(JoinRequest {
                         participant,
                         connection,
                         name,
+                        device: device.clone(),
                         grant,
                         resume,
                         room,
@@ -447,6 +471,7 @@ impl Meetings {
             room: room.clone(),
             participants: Vec::new(),
             participant_count: 0,
+            max_concurrent: 0,
             created_at: now,
             started_at: None,
             empty_since: Some(now),
@@ -541,6 +566,7 @@ impl Meetings {
             room,
             participants,
             participant_count: row.participant_count.unsigned_abs(),
+            max_concurrent: usize::try_from(row.max_concurrent).unwrap_or_default(),
             created_at: row.created_at,
             started_at: row.started_at,
             empty_since: row.empty_since,

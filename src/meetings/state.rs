@@ -23,6 +23,8 @@ pub struct State {
     pub participants: Vec<Participant>,
     /// Stays so far, those that ended included.
     pub participant_count: u32,
+    /// People who were in at the same time, at most.
+    pub max_concurrent: usize,
     /// When it was opened.
     pub created_at: DateTime<Utc>,
     /// When the first participant joined.
@@ -45,6 +47,20 @@ pub enum Status {
     Live,
     /// Over.
     Ended,
+}
+
+impl Status {
+    /// All of them, in their order.
+    pub const ALL: [Self; 3] = [Self::Open, Self::Live, Self::Ended];
+
+    /// The word for it outside.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Live => "live",
+            Self::Ended => "ended",
+        }
+    }
 }
 
 /// What a participant may do.
@@ -70,6 +86,8 @@ pub struct Participant {
     pub token: Option<TokenId>,
     /// Who the app says that they are, by their token.
     pub identity: Arc<Identity>,
+    /// What they joined with; written with the join, and not known to an owner that took the meeting over.
+    pub device: Arc<Device>,
     /// When they joined.
     pub joined_at: DateTime<Utc>,
     /// When their time is up.
@@ -97,6 +115,15 @@ pub struct Identity {
     pub email: Option<String>,
     /// What else the app wants to be told of them.
     pub meta: Option<String>,
+}
+
+/// What somebody joins with, as their browser says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Name and major version.
+    pub browser: Option<String>,
+    /// Operating system.
+    pub os: Option<String>,
 }
 
 /// Tells the connections of one node apart.

@@ -1,4 +1,4 @@
-//! The only SQL that touches `meetings`, `participants` and `meeting_commands`.
+//! The only SQL that writes `meetings`, `participants` and `meeting_commands`, but for what `history` forgets.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -36,6 +36,7 @@ pub struct Row {
     pub status: Status,
     pub next_seq: i64,
     pub participant_count: i32,
+    pub max_concurrent: i32,
     pub empty_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
@@ -155,8 +156,8 @@ pub async fn release(
 pub async fn load(conn: &mut PgConnection, app: AppId, id: MeetingId) -> sqlx::Result<Row> {
     sqlx::query_as!(
         Row,
-        r#"select status as "status: Status", next_seq, participant_count, empty_since, created_at, started_at,
-               last_at, batch_id
+        r#"select status as "status: Status", next_seq, participant_count, max_concurrent, empty_since, created_at,
+               started_at, last_at, batch_id
            from meetings where app_id = $1 and id = $2"#,
         app as AppId,
         id as MeetingId,
@@ -182,7 +183,7 @@ pub async fn participants(
     .await?;
     let participants = rows.into_iter().map(|row| Participant {
         id: row.id,
-        name: row.name,
+        name: row.name.unwrap_or_else(|| NAMELESS.to_owned()),
         role: row.role,
         token: row.token_id,
         identity: Arc::new(Identity {
@@ -190,6 +191,7 @@ pub async fn participants(
             email: row.email,
             meta: row.meta,
         }),
+        device: Arc::default(),
         joined_at: row.joined_at,
         time_up_at: row.time_up_at,
         has_own_limit: row.has_own_limit,
@@ -221,6 +223,7 @@ pub async fn advance(
     let result = sqlx::query!(
         "update meetings set status = $5, next_seq = $6, participant_count = $7, empty_since = $8, started_at = $9,
              ended_at = $10, end_reason = $11, batch_id = $12, last_at = $14,
+             max_concurrent = $15,
              owner_node = case when $10::timestamptz is null then owner_node end,
              lease_until = case when $10::timestamptz is null then lease_until end
          where id = $1 and app_id = $2 and owner_node = $3 and epoch = $4 and status <> 'ended'
@@ -239,6 +242,7 @@ pub async fn advance(
         batch as BatchId,
         previous as Option<BatchId>,
         state.last_at,
+        i32::try_from(state.max_concurrent).unwrap_or(i32::MAX),
     )
     .execute(conn)
     .await?;
@@ -268,8 +272,8 @@ pub async fn insert(
     } = &*participant.identity;
     sqlx::query!(
         "insert into participants (id, app_id, meeting_id, name, role, resume_hash, joined_at, time_up_at, token_id,
-             external_user_id, email, meta, has_own_limit, token_expires_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+             external_user_id, email, meta, has_own_limit, token_expires_at, browser, os)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         participant.id as ParticipantId,
         lease.app as AppId,
         lease.meeting as MeetingId,
@@ -284,6 +288,8 @@ pub async fn insert(
         meta.as_deref(),
         participant.has_own_limit,
         participant.token_expires_at,
+        participant.device.browser,
+        participant.device.os,
     )
     .execute(conn)
     .await?;
@@ -324,14 +330,14 @@ pub async fn set_limit(
     Ok(())
 }
 
-/// Ends these stays.
+/// Ends these stays; returns those whose person was erased while they were in.
 pub async fn close(
     conn: &mut PgConnection,
     lease: &Lease,
     left: &[(ParticipantId, DateTime<Utc>, LeaveReason)],
-) -> sqlx::Result<()> {
+) -> sqlx::Result<Vec<ParticipantId>> {
     if left.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let ids: Vec<&[u8]> = left
         .iter()
@@ -339,18 +345,22 @@ pub async fn close(
         .collect();
     let times: Vec<DateTime<Utc>> = left.iter().map(|(_, at, _)| *at).collect();
     let reasons: Vec<&str> = left.iter().map(|(.., reason)| reason.as_str()).collect();
-    sqlx::query!(
-        "update participants p set left_at = l.at, leave_reason = l.reason
+    let closed = sqlx::query!(
+        r#"update participants p
+         set left_at = l.at, leave_reason = l.reason, token_id = case when p.name is not null then p.token_id end,
+             resume_hash = case when p.name is not null then p.resume_hash end
          from unnest($2::bytea[], $3::timestamptz[], $4::text[]) as l (id, at, reason)
-         where p.app_id = $1 and p.id = l.id and p.left_at is null",
+         where p.app_id = $1 and p.id = l.id and p.left_at is null
+         returning p.id, p.name is null as "is_erased!""#,
         lease.app as AppId,
         &ids as &[&[u8]],
         &times,
         &reasons as &[&str],
     )
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(())
+    let erased = closed.into_iter().filter(|stay| stay.is_erased);
+    Ok(erased.map(|stay| stay.id).collect())
 }
 
 /// Leaves a command for the owner of the room's meeting; nothing where the room has none.
@@ -372,6 +382,34 @@ pub async fn command(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Leaves a command for the owners of all meetings of an app that have not ended.
+pub async fn command_all(
+    conn: &mut PgConnection,
+    app: AppId,
+    command: &Command,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into meeting_commands (app_id, meeting_id, command, created_at)
+         select app_id, id, $2, $3 from meetings where app_id = $1 and status <> 'ended'",
+        app as AppId,
+        sqlx::types::Json(command) as _,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub async fn running(conn: &mut PgConnection, app: AppId) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "count!" from meetings where app_id = $1 and status <> 'ended'"#,
+        app as AppId,
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// The commands for these meetings, in the order in which they were given.
@@ -469,3 +507,6 @@ pub async fn people_in(
         .map(|row| (row.room_id, row.people))
         .collect())
 }
+
+/// What somebody is called who was erased while they were in.
+const NAMELESS: &str = "–";

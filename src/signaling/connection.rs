@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -25,8 +28,8 @@ use crate::{
     clock::Clock,
     id::AppId,
     meetings::{
-        self, Entry, Input, MediaOffer, Meetings, Notice, Outbox, Refusal, ResumeHash, Seat,
-        ShownChange, Speaker,
+        self, Device, Entry, Input, MediaOffer, Meetings, Notice, Outbox, Refusal, ResumeHash,
+        Seat, ShownChange, Speaker,
     },
     rooms::RoomName,
     sfu,
@@ -34,9 +37,10 @@ use crate::{
 
 /// Serves one socket until either side closes it.
 ///
-/// `app` is whose rooms it may join. After `stopping` it takes no more joins, and closes once it is in no meeting.
+/// `app` is whose rooms it may join, `device` what its client is. After `stopping` it takes no more joins, and closes once it is in no meeting.
 pub async fn connect(
     app: AppId,
+    device: Device,
     meetings: Meetings,
     clock: Clock,
     session: Session,
@@ -46,6 +50,7 @@ pub async fn connect(
     let heard = clock.now();
     let mut connection = Connection {
         app,
+        device: device.into(),
         meetings,
         clock,
         session,
@@ -72,6 +77,7 @@ pub async fn connect(
 
 struct Connection {
     app: AppId,
+    device: Arc<Device>,
     meetings: Meetings,
     clock: Clock,
     session: Session,
@@ -299,6 +305,7 @@ impl Connection {
                 let resume = resume_token.as_deref().map(resume_hash);
                 let entry = Entry::Join {
                     name,
+                    device: self.device.clone(),
                     token,
                     resume,
                 };

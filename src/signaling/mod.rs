@@ -4,7 +4,8 @@
 //! describes it.
 
 mod connection;
+mod device;
 mod meter;
 pub mod protocol;
 
-pub use self::connection::connect;
+pub use self::{connection::connect, device::device};

@@ -20,7 +20,7 @@ use sqlx::PgPool;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
-    tungstenite::{Message, protocol::CloseFrame},
+    tungstenite::{Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
 use crate::asyncapi;
@@ -245,6 +245,21 @@ impl TestApp {
         .unwrap();
         Client {
             socket,
+            id: String::new(),
+            resume_token: None,
+        }
+    }
+
+    /// A signaling socket of a browser.
+    pub async fn socket_as(&self, user_agent: &str) -> Client {
+        let mut request = format!("ws://{}/ws", self.address)
+            .into_client_request()
+            .unwrap();
+        let user_agent = user_agent.parse().unwrap();
+        request.headers_mut().insert("user-agent", user_agent);
+        let connected = tokio_tungstenite::connect_async(request);
+        Client {
+            socket: soon("a socket", connected).await.unwrap().0,
             id: String::new(),
             resume_token: None,
         }

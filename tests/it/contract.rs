@@ -8,6 +8,7 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::TimeDelta;
+use plenum::id::{MeetingId, RoomId};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -34,6 +35,8 @@ pub struct Parameter {
     pub name: String,
     /// `path`, `query` or `header`.
     pub place: String,
+    /// The document's.
+    pub example: Option<String>,
 }
 
 /// What it takes as its body.
@@ -64,6 +67,7 @@ pub fn operations() -> Vec<Operation> {
                     .map(|parameter| Parameter {
                         name: text(&parameter["name"]),
                         place: text(&parameter["in"]),
+                        example: parameter["example"].as_str().map(str::to_owned),
                     })
                     .collect(),
                 body: content.get("schema").map(|schema| {
@@ -155,6 +159,14 @@ pub fn put(value: &mut Value, pointer: &str, new: Value) {
     *place = new;
 }
 
+/// The path with the document's examples in the places that are left.
+fn with_examples(operation: &Operation, path: String) -> String {
+    let places = operation.parameters.iter();
+    places.fold(path, |path, Parameter { name, example, .. }| {
+        path.replace(&format!("{{{name}}}"), example.as_deref().unwrap_or("{}"))
+    })
+}
+
 /// A request, to be written as HTTP/1.1.
 #[derive(Clone)]
 pub struct Request {
@@ -167,12 +179,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// What the operation's own example asks of the room `standup`, on the host of all apps and without a key.
+    /// What the operation's own examples ask of, as of the room `standup`, on the host of all apps and without a key.
     pub fn example(operation: &Operation) -> Self {
         let body = operation.body.as_ref();
         Self {
             method: operation.method.clone(),
-            path: operation.path.replace("{roomName}", "standup"),
+            path: with_examples(operation, operation.path.clone()),
             query: Vec::new(),
             headers: vec![("Host".to_owned(), "localhost".to_owned())],
             body: body.map_or(Vec::new(), |body| body.example.to_string().into()),
@@ -238,6 +250,10 @@ enum Kind {
     RoomName,
     RoomNames,
     RoomId,
+    MeetingId,
+    ParticipantId,
+    /// The app's own id of somebody.
+    Person,
     /// A version of what the operation is about.
     EntityTag,
     IdempotencyKey,
@@ -255,11 +271,13 @@ fn kind(name: &str) -> Option<Kind> {
         "If-Match" | "If-None-Match" => Kind::EntityTag,
         "Idempotency-Key" => Kind::IdempotencyKey,
         "token" => Kind::Token,
+        "meetingSessionId" => Kind::MeetingId,
+        "participantSessionId" => Kind::ParticipantId,
+        "externalUserId" => Kind::Person,
         "limit" | "privacy" | "createdFromUnixSec" | "createdUntilUnixSec" | "isLive" => {
             Kind::Plain
         }
-        // The app's own id of a person: any text.
-        "externalUserId" => Kind::Plain,
+        "status" | "live" | "from" | "to" => Kind::Plain,
         _ => return None,
     })
 }
@@ -310,6 +328,8 @@ fn slots(operation: &Operation) -> Vec<Slot> {
 struct Names {
     room_name: [String; 2],
     room_id: [String; 2],
+    meeting_id: [String; 2],
+    participant_id: [String; 2],
     token: [String; 2],
     /// Of the resource at a path.
     tags: BTreeMap<String, [String; 2]>,
@@ -322,6 +342,9 @@ impl Names {
             Kind::RoomName => json!(self.room_name[which]),
             Kind::RoomNames => json!([self.room_name[which]]),
             Kind::RoomId => json!(self.room_id[which]),
+            Kind::MeetingId => json!(self.meeting_id[which]),
+            Kind::ParticipantId => json!(self.participant_id[which]),
+            Kind::Person => json!(["acme-person", "nope-person"][which]),
             Kind::EntityTag => json!(self.tags[&operation.path][which]),
             Kind::IdempotencyKey => json!(["acme-once", "nope-once"][which]),
             Kind::Token => json!(self.token[which]),
@@ -346,7 +369,11 @@ async fn plant(test: &TestApp, receiver: &Receiver) -> Names {
             "rtmpOutURL": "rtmp://live.example.com/app/acme-stream-key",
         }))
         .await;
-    let bob = test.join("acme-standup", "acme-bob").await;
+    let wanted = json!({ "roomName": "acme-standup", "externalUserId": "acme-person" });
+    let bob = test
+        .join_with("acme-standup", &test.token(wanted).await)
+        .await;
+    let participant = bob.id.clone();
     bob.close(1000).await;
     for operation in operations() {
         let mut names = operation
@@ -396,7 +423,14 @@ async fn plant(test: &TestApp, receiver: &Receiver) -> Names {
         }
     })
     .await;
+    let meeting: MeetingId = sqlx::query_scalar("select meeting_id from usage")
+        .fetch_one(&test.pool)
+        .await
+        .unwrap();
+    let meeting = meeting.to_string();
     Names {
+        meeting_id: [meeting.clone(), other_id(&meeting, &meeting)],
+        participant_id: [participant.clone(), other_id(&participant, &participant)],
         room_name: ["acme-standup".to_owned(), "nope-standup".to_owned()],
         room_id: [id.to_owned(), other_id(id, id)],
         token: [token.to_owned(), format!("{header}.{rest}")],
@@ -493,6 +527,7 @@ async fn what_another_app_has_is_answered_for_as_what_does_not_exist(pool: PgPoo
             given.push(text);
         }
         request.path = request.path.replace("{roomName}", "own-room");
+        request.path = with_examples(operation, request.path);
         request.body = body.map_or(Vec::new(), |body| body.to_string().into());
         let answer = Answer::at(&test.address, &request.bytes()).await;
         let mut lines: Vec<String> = answer
@@ -613,6 +648,30 @@ const UNDOCUMENTED: [(&str, &str); 6] = [
     ("/{roomName}", "a page for people"),
 ];
 
+/// Makes what the document's examples name by ids.
+async fn plant_examples(test: &TestApp) {
+    let room = test.room(json!({ "roomName": "example" })).await;
+    let room: RoomId = room["_id"].as_str().unwrap().parse().unwrap();
+    let id = |digits: &str| hex::decode(format!("61005784c3c9104421af{digits}")).unwrap();
+    let (app, now) = (test.app.app.id, test.now());
+    sqlx::query(
+        "with meeting as (
+             insert into meetings (id, app_id, room_id, status, epoch, renewed_at, next_seq, participant_count, last_at,
+                 created_at, ended_at)
+             values ($1, $2, $3, 'ended', 1, $4, 1, 1, $4, $4, $4) returning id)
+         insert into participants (id, app_id, meeting_id, name, role, joined_at, left_at)
+         select $5, $2, id, 'Ann', 'participant', $4, $4 from meeting",
+    )
+    .bind(id("1540"))
+    .bind(app)
+    .bind(room)
+    .bind(now)
+    .bind(id("1550"))
+    .execute(&test.pool)
+    .await
+    .unwrap();
+}
+
 #[sqlx::test]
 async fn every_route_is_in_the_document_and_what_the_document_has_is_served(pool: PgPool) {
     let mut described: BTreeSet<(String, String)> = operations()
@@ -624,6 +683,7 @@ async fn every_route_is_in_the_document_and_what_the_document_has_is_served(pool
 
     let test = TestApp::new(pool).await;
     let own = "standup";
+    plant_examples(&test).await;
     for operation in operations() {
         // Made anew where the operation before has deleted it.
         test.post("/api/v1/room", &json!({ "roomName": own })).await;

@@ -9,6 +9,7 @@ mod cli;
 mod contract;
 mod database;
 mod deadlines;
+mod history;
 mod http;
 mod keys;
 mod meetings;

@@ -26,11 +26,11 @@ use crate::app::{Client, Tenant, TestApp, soon};
 
 impl TestApp {
     /// A token of the app.
-    async fn token(&self, wanted: Value) -> String {
+    pub async fn token(&self, wanted: Value) -> String {
         self.token_of(&self.app, wanted).await
     }
 
-    async fn token_of(&self, app: &Tenant, wanted: Value) -> String {
+    pub async fn token_of(&self, app: &Tenant, wanted: Value) -> String {
         let (status, answer) = self
             .call(app, Method::POST, "/api/v1/token", Some(&wanted))
             .await;
@@ -60,7 +60,7 @@ impl TestApp {
         (client, frame)
     }
 
-    async fn join_with(&self, room: &str, token: &str) -> Client {
+    pub async fn join_with(&self, room: &str, token: &str) -> Client {
         let (client, frame) = self.try_token(room, token).await;
         assert_eq!(frame["type"], "participant-joined", "{frame}");
         client

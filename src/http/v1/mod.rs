@@ -2,5 +2,7 @@
 
 pub mod app;
 pub mod batch;
+mod list;
+pub mod meetings;
 pub mod rooms;
 pub mod tokens;

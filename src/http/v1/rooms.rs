@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use tracing::error;
 use utoipa::{IntoParams, ToSchema};
 
+use super::list::{Cut, Found, List};
 use crate::{
     apps,
     cache::Cache,
@@ -109,30 +110,6 @@ pub struct RoomView {
     /// How often it was changed.
     #[serde(rename = "__v")]
     version: i32,
-}
-
-/// A page of rooms, newest first.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RoomPage {
-    /// The rooms.
-    data: Vec<RoomView>,
-    /// Rooms that the filters let through, on all pages.
-    #[schema(example = 1)]
-    total_count: i64,
-    /// The `cursor` of the next page; null on the last.
-    #[schema(required)]
-    next_cursor: Option<String>,
-}
-
-/// The rooms: an array, or with `limit` a page.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum RoomList {
-    /// Without `limit`.
-    Array(Vec<RoomView>),
-    /// With `limit`.
-    Page(RoomPage),
 }
 
 /// Which rooms are listed.
@@ -306,7 +283,7 @@ pub async fn get_room(
 ///
 /// Newest first. Without `limit` a bare array, as Metered answers; with it an object that has the next page's cursor.
 #[utoipa::path(tag = "rooms", params(ListRooms), security(("secretKey" = []), ("bearer" = [])), responses(
-    (status = 200, description = "The rooms: an array, or with `limit` a page", body = RoomList, headers(
+    (status = 200, description = "The rooms: an array, or with `limit` a page", body = List<RoomView>, headers(
         ("X-Total-Count" = i64, description = "Rooms that the filters let through, on all pages"),
         ("Link" = String, description = "The next page, as `rel=\"next\"`; absent on the last"),
         ("Plenum-Warnings" = String, description = "What was ignored, as a list of strings"),
@@ -321,44 +298,21 @@ pub async fn list_rooms(
     request: HttpRequest,
     query: Query<ListRooms>,
 ) -> Result<HttpResponse, ApiError> {
-    let (filter, page) = query.read()?;
+    let (filter, cut) = query.read()?;
     let mut tx = shared.db.begin(app.id).await?;
-    // One more than asked for tells whether there is another page.
-    let more = Page {
-        limit: page.limit + 1,
-        ..page
+    let page = Page {
+        after: cut.after,
+        limit: cut.look_for(),
     };
-    let mut found = rooms::list(&mut tx, app.id, &filter, more).await?;
+    let rooms = rooms::list(&mut tx, app.id, &filter, page).await?;
     let total_count = rooms::count(&mut tx, app.id, &filter).await?;
     drop(tx);
-    let asked = usize::try_from(page.limit).unwrap_or_default();
-    let is_last = found.len() <= asked;
-    found.truncate(asked);
-    let next = found.last().filter(|_| !is_last).map(|room| room.id);
-    let data = found
+    let items = rooms
         .into_iter()
-        .map(|room| RoomView::new(room, &shared.master_key))
+        .map(|room| (room.id, RoomView::new(room, &shared.master_key)))
         .collect();
-    let mut response = HttpResponse::Ok();
-    let given = url::form_urlencoded::parse(request.query_string().as_bytes());
-    let given = given
-        .map(|(name, _)| (name.into_owned(), Value::Null))
-        .collect();
-    let warnings = Warnings::unknown_fields(&given, LIST_NAMES);
-    response.insert_header((HeaderName::from_static("x-total-count"), total_count));
-    if let Some(next) = next {
-        response.insert_header((header::LINK, next_link(&request, next)));
-    }
-    let mut response = response.json(match query.limit {
-        None => RoomList::Array(data),
-        Some(_) => RoomList::Page(RoomPage {
-            data,
-            total_count,
-            next_cursor: next.map(|id| id.to_string()),
-        }),
-    });
-    warnings.tell(response.headers_mut());
-    Ok(response)
+    let found = Found { items, total_count };
+    Ok(cut.answer(&request, found, LIST_NAMES))
 }
 
 /// Delete a room
@@ -550,17 +504,6 @@ fn malformed(name: &str) -> ApiError {
     ))
 }
 
-/// The next page, without the key that the request may have had in its query.
-fn next_link(request: &HttpRequest, next: RoomId) -> String {
-    let given = url::form_urlencoded::parse(request.query_string().as_bytes());
-    let kept = given.filter(|(name, _)| !matches!(&**name, "secretKey" | "cursor"));
-    let query = url::form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(kept)
-        .append_pair("cursor", &next.to_string())
-        .finish();
-    format!("</api/v1/rooms?{query}>; rel=\"next\"")
-}
-
 /// A room that is asked for, its password not hashed yet.
 #[derive(Debug)]
 struct Wanted {
@@ -645,25 +588,9 @@ impl Wanted {
 }
 
 impl ListRooms {
-    fn read(&self) -> Result<(Filter, Page), ApiError> {
+    fn read(&self) -> Result<(Filter, Cut<RoomId>), ApiError> {
         let mut fields = Fields::default();
-        let limit = self.limit.as_ref().and_then(|limit| {
-            let limit = limit
-                .parse()
-                .ok()
-                .filter(|limit| (1..=MOST_LISTED).contains(limit));
-            fields.take(
-                "limit",
-                limit.ok_or(format!("must be from 1 to {MOST_LISTED}")),
-            )
-        });
-        let after = self.cursor.as_ref().and_then(|cursor| {
-            let cursor = cursor.parse::<RoomId>();
-            fields.take(
-                "cursor",
-                cursor.map_err(|_| "must be the nextCursor of a page"),
-            )
-        });
+        let cut = Cut::read(&mut fields, self.limit.as_ref(), self.cursor.as_ref());
         let privacy = self.privacy.as_ref().and_then(|privacy| {
             fields.take("privacy", Privacy::read(&Value::from(privacy.as_str())))
         });
@@ -694,8 +621,7 @@ impl ListRooms {
             is_live,
         };
         fields.check()?;
-        let limit = limit.unwrap_or(MOST_LISTED);
-        Ok((filter, Page { after, limit }))
+        Ok((filter, cut))
     }
 }
 
@@ -762,16 +688,11 @@ const OWN_NAMES: &[&str] = &[
 ];
 /// Fields of an answer alone: whoever sends a room back as they got it means nothing by them.
 const ANSWERED_NAMES: &[&str] = &["_id", "app", "archived", "created", "hasPassword", "__v"];
-/// Parameters of a list.
+/// Parameters of the list of rooms.
 const LIST_NAMES: &[&str] = &[
-    "limit",
-    "cursor",
     "namePrefix",
     "privacy",
     "createdFromUnixSec",
     "createdUntilUnixSec",
     "isLive",
-    "secretKey",
 ];
-/// Rooms on a page at most, and without `limit`.
-const MOST_LISTED: i64 = 1000;

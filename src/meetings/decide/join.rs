@@ -39,6 +39,7 @@ pub fn join(
         role: grant.map_or(Role::Participant, |grant| grant.role),
         token: grant.map(|grant| grant.token),
         identity: grant.map_or_else(Arc::default, |grant| grant.identity.clone()),
+        device: request.device.clone(),
         joined_at: now,
         time_up_at: own_limit
             .or_else(|| rules.longest_stay())
