@@ -391,6 +391,12 @@ pub fn is_away(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether two transactions waited for each other, and this one was chosen to be rolled back.
+pub fn is_deadlock(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some("40P01")
+}
+
 const SET_ROLE_APP: &str = "set role plenum_app";
 const SET_ROLE_SYSTEM: &str = "set role plenum_system";
 /// `insufficient_privilege`

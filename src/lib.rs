@@ -13,6 +13,7 @@ pub mod signaling;
 pub mod apps;
 pub mod idempotency;
 pub mod meetings;
+pub mod privacy;
 pub mod rooms;
 pub mod tokens;
 pub mod usage;

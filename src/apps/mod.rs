@@ -14,7 +14,7 @@ use sqlx::{Connection, PgConnection, PgTransaction};
 pub use self::{
     keyring::Keyring,
     keys::{Credential, Environment, KeySummary, MalformedKey, SecretKey},
-    settings::AppSettings,
+    settings::{AppSettings, Retention},
 };
 use crate::{
     db,
@@ -215,6 +215,31 @@ pub async fn configure(
     Ok(Some((app, patched.unknown)))
 }
 
+/// Takes an app whose old data is to be looked through, and says what it wants to be kept. Nobody else takes it before
+/// `until`: whoever took it and died is followed then.
+pub async fn take_for_retention(
+    conn: &mut db::System,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Option<(AppId, Retention)>, Error> {
+    let taken = store::take_for_retention(conn, now, until).await?;
+    Ok(taken.map(|(app, settings)| (app, settings.retention)))
+}
+
+/// An app's old data has been looked through; when that is next due.
+pub async fn retention_done(
+    conn: &mut db::System,
+    app: AppId,
+    next: DateTime<Utc>,
+) -> Result<(), Error> {
+    Ok(store::set_retention(conn, app, next).await?)
+}
+
+/// When the next app's old data is to be looked through; `None` while there is no app.
+pub async fn next_retention(conn: &mut db::System) -> Result<Option<DateTime<Utc>>, Error> {
+    Ok(store::next_retention(conn).await?)
+}
+
 /// The rules that an app has for new rooms.
 pub async fn room_defaults(conn: &mut PgConnection, id: AppId) -> Result<Rules, Error> {
     let settings = store::settings(conn, id).await?;
@@ -319,6 +344,23 @@ pub async fn revoke_key(
     now: DateTime<Utc>,
 ) -> Result<bool, Error> {
     Ok(store::revoke_key(conn, id, now).await?)
+}
+
+/// Revokes all keys of an app at once.
+pub async fn revoke_keys(
+    conn: &mut db::System,
+    app: AppId,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    Ok(store::revoke_keys(conn, app, now).await?)
+}
+
+/// Removes an app with all that it has, in one transaction however long it takes; whether there was one.
+pub async fn remove(conn: &mut db::System, app: AppId) -> Result<bool, Error> {
+    let mut tx = conn.begin().await?;
+    let removed = store::remove(&mut tx, app).await?;
+    tx.commit().await?;
+    Ok(removed)
 }
 
 impl std::fmt::Display for AppName {

@@ -3,6 +3,7 @@
 //!
 //! `docs/apps.md` says which of them act yet.
 
+use chrono::TimeDelta;
 use email_address::EmailAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -203,6 +204,13 @@ pub struct Email(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[schema(value_type = u16)]
 pub struct Days<const LEAST: u16, const MOST: u16>(u16);
+
+impl<const LEAST: u16, const MOST: u16> Days<LEAST, MOST> {
+    /// So many days.
+    pub fn span(self) -> TimeDelta {
+        TimeDelta::days(self.0.into())
+    }
+}
 
 /// Properties of rooms, as they were given; each can be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

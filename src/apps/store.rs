@@ -341,3 +341,66 @@ pub async fn write_uses(
     .await?;
     Ok(())
 }
+
+pub async fn take_for_retention(
+    conn: &mut System,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> sqlx::Result<Option<(AppId, AppSettings)>> {
+    let row = sqlx::query!(
+        r#"update apps set retention_due_at = $2
+           where id = (
+               select id from apps where retention_due_at <= $1
+               order by retention_due_at, id limit 1 for no key update skip locked)
+           returning id, settings as "settings: Json<AppSettings>""#,
+        now,
+        until,
+    )
+    .fetch_optional(&mut **conn)
+    .await?;
+    Ok(row.map(|row| (row.id, row.settings.0)))
+}
+
+pub async fn set_retention(
+    conn: &mut System,
+    app: AppId,
+    due_at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update apps set retention_due_at = $2 where id = $1",
+        app as AppId,
+        due_at,
+    )
+    .execute(&mut **conn)
+    .await?;
+    Ok(())
+}
+
+pub async fn next_retention(conn: &mut System) -> sqlx::Result<Option<DateTime<Utc>>> {
+    sqlx::query_scalar!("select min(retention_due_at) from apps")
+        .fetch_one(&mut **conn)
+        .await
+}
+
+pub async fn revoke_keys(conn: &mut System, app: AppId, now: DateTime<Utc>) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update secret_keys set revoked_at = $2 where app_id = $1 and revoked_at is null",
+        app as AppId,
+        now,
+    )
+    .execute(&mut **conn)
+    .await?;
+    Ok(())
+}
+
+/// Removes an app and, since all that it has refers to it, that too.
+pub async fn remove(conn: &mut PgConnection, app: AppId) -> sqlx::Result<bool> {
+    // One statement, and there may be a lot to remove.
+    sqlx::query!("select set_config('statement_timeout', '0', true)")
+        .fetch_one(&mut *conn)
+        .await?;
+    let removed = sqlx::query!("delete from apps where id = $1", app as AppId)
+        .execute(conn)
+        .await?;
+    Ok(removed.rows_affected() == 1)
+}

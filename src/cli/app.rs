@@ -1,11 +1,13 @@
 //! `plenum app`
 
+use std::io::Write;
+
 use anyhow::Context;
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
 
 use super::{
-    Table, no_app, say,
+    Table, key, no_app, say,
     storage::{self, Opened},
 };
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
     clock::Clock,
     config::Storage,
     db::Db,
+    privacy,
     webhooks::SigningSecret,
 };
 
@@ -35,6 +38,17 @@ pub enum Command {
         #[command(flatten)]
         storage: Storage,
     },
+    /// Delete an app with all that it has: rooms, meetings, people's data, usage, keys.
+    #[command(after_long_help = DELETE_HELP)]
+    Delete {
+        /// The app's name.
+        name: AppName,
+        /// Do not ask for the name once more.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        storage: Storage,
+    },
     /// Change settings of an app, or show them all.
     #[command(after_long_help = SET_HELP)]
     Set {
@@ -54,6 +68,14 @@ Of the secret key only a hash is kept, so it cannot be shown again; `plenum key 
 Examples:
   plenum app create acme
   plenum app create acme --default";
+
+const DELETE_HELP: &str = "\
+Nothing of it can be had back. Its keys open nothing from then on, and everybody who is in one of its
+meetings is told that the meeting is over. Usage goes too: read first what is to be billed.
+
+Examples:
+  plenum app delete acme
+  plenum app delete acme --yes";
 
 const SET_HELP: &str = "\
 A setting in a group has the group's name and a dot before its own. A value is read as JSON where it
@@ -94,6 +116,7 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
             storage,
         } => create(name, default, &storage).await,
         Command::List { storage } => list(&storage).await,
+        Command::Delete { name, yes, storage } => delete(&name, yes, &storage).await,
         Command::Set {
             name,
             changes,
@@ -165,6 +188,39 @@ async fn list(storage: &Storage) -> anyhow::Result<()> {
 
 async fn all(db: &Db) -> anyhow::Result<Vec<App>> {
     Ok(apps::list(&mut db.system().await?).await?)
+}
+
+async fn delete(name: &AppName, is_sure: bool, storage: &Storage) -> anyhow::Result<()> {
+    let opened = Opened::open(storage).await?;
+    let deleted = confirm_and_delete(&opened.db(), name, is_sure).await;
+    let told = key::tell_server(storage).await;
+    opened.close().await?;
+    deleted?;
+    say(format_args!("deleted {name}"))?;
+    told
+}
+
+async fn confirm_and_delete(db: &Db, name: &AppName, is_sure: bool) -> anyhow::Result<()> {
+    let app = apps::find(&mut db.system().await?, name).await?;
+    let app = app.with_context(|| no_app(name))?;
+    if !is_sure {
+        let mut out = std::io::stdout().lock();
+        write!(
+            out,
+            "This deletes {name} with all that it has. Its name, to go on: "
+        )?;
+        out.flush()?;
+        let mut given = String::new();
+        std::io::stdin().read_line(&mut given)?;
+        anyhow::ensure!(
+            given.trim() == name.to_string(),
+            "nothing was deleted: that is not its name; --yes goes on without asking"
+        );
+    }
+    let clock = Clock::system();
+    db.sample_clock(&clock).await?;
+    anyhow::ensure!(privacy::remove_app(db, &clock, app.id).await?, no_app(name));
+    Ok(())
 }
 
 async fn set(name: &AppName, changes: Vec<Assignment>, storage: &Storage) -> anyhow::Result<()> {

@@ -146,7 +146,7 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
 }
 
 /// Has the running server know of the change at once. That it does not know yet is no reason to fail: the change is made.
-async fn tell_server(storage: &Storage) -> anyhow::Result<()> {
+pub(super) async fn tell_server(storage: &Storage) -> anyhow::Result<()> {
     if let Err(error) = control::keys_changed(&storage.data_dir).await {
         writeln!(
             std::io::stderr().lock(),

@@ -23,6 +23,7 @@ use crate::{
     http::{self, Shared},
     id::NodeId,
     meetings::Meetings,
+    privacy::Retention,
     rooms,
     sealed::MasterKey,
     sfu::{self, Sfu},
@@ -125,6 +126,7 @@ impl Node {
         }
         tasks.spawn(Arc::new(dispatcher).run(stop_jobs.clone()));
         tasks.spawn(keyring.clone().run(stop_jobs.clone()));
+        tasks.spawn(Retention::new(db.clone(), clock.clone()).run(stop_jobs.clone()));
         tasks.spawn(room_deadlines(db, clock, meetings.clone()).run(stop_jobs.clone()));
         tasks.spawn(carry_media_events(media_events, meetings.clone()));
         let keeper = meetings.clone();

@@ -29,6 +29,7 @@ use crate::{rooms, tokens};
     tags(
         (name = "rooms", description = "Named, reusable places with rules. Meetings come and go in them."),
         (name = "meetings", description = "The runs of rooms, live and over, and who was in them, for how long."),
+        (name = "users", description = "People, by your own ids of them: what is known of one can be removed."),
         (name = "tokens", description = "Who has one may join, with a role and limits; a private room needs one."),
         (name = "app", description = "What your app has set: how its pages look, who may embed them, what new rooms are like."),
         (name = "service", description = "Whether the server lives."),
@@ -73,6 +74,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(v1::meetings::list_participants)
         .service(v1::meetings::list_present)
         .service(v1::meetings::get_participant)
+        .service(v1::users::erase_user)
         .service(v1::tokens::create_token)
         .service(v1::tokens::validate_token)
         .service(health::health)

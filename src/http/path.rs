@@ -5,16 +5,19 @@ use std::fmt;
 use crate::apps::SecretKey;
 
 /// A path without what may be a secret in the wrong place: `…` stands for each segment that no route of ours has, such as
-/// `standup&token=…`, and for keys and tokens of ours.
+/// `standup&token=…`, for keys and tokens of ours, and for who is meant by `user/…`.
 pub struct ShownPath<'a>(pub &'a str);
 
 impl fmt::Display for ShownPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut before = "";
         for (index, segment) in self.0.split('/').enumerate() {
             if index > 0 {
                 f.write_str("/")?;
             }
-            f.write_str(if is_plain(segment) { segment } else { "…" })?;
+            let is_shown = is_plain(segment) && before != PERSON;
+            f.write_str(if is_shown { segment } else { "…" })?;
+            before = segment;
         }
         Ok(())
     }
@@ -28,6 +31,8 @@ fn is_plain(segment: &str) -> bool {
         && !segment.starts_with(JWT)
 }
 
+/// What stands before an app's id of a person.
+const PERSON: &str = "user";
 /// As long as a room name; tokens are longer.
 const LONGEST_SEGMENT: usize = 64;
 /// What every JWT begins with: `{"` in base64.
@@ -49,6 +54,8 @@ mod tests {
         ] {
             assert_eq!(ShownPath(plain).to_string(), plain);
         }
+        let person = ShownPath("/api/v1/user/ann-42");
+        assert_eq!(person.to_string(), "/api/v1/user/…");
         let key = SecretKey::generate(Environment::Live, &mut rand::rng());
         let long = "a".repeat(65);
         for secret in [

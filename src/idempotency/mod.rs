@@ -8,7 +8,7 @@ mod store;
 use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::zeroize::Zeroizing;
 use serde_json::{Map, Value};
-use sqlx::PgTransaction;
+use sqlx::{PgConnection, PgTransaction};
 
 use crate::{
     id::{AppId, RoomId},
@@ -73,6 +73,16 @@ pub async fn done(
     room: RoomId,
 ) -> sqlx::Result<()> {
     store::done(tx, app, key, room).await
+}
+
+/// Removes up to `limit` of an app's keys that are too old to count; how many there were.
+pub async fn forget_old(
+    conn: &mut PgConnection,
+    app: AppId,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    store::forget_old(conn, app, now - KEPT, limit).await
 }
 
 impl Key {

@@ -68,3 +68,23 @@ pub async fn done(
     .await?;
     Ok(())
 }
+
+/// Removes up to `limit` keys that were last used before `forgotten`; how many there were.
+pub async fn forget_old(
+    conn: &mut PgConnection,
+    app: AppId,
+    forgotten: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let removed = sqlx::query!(
+        "delete from idempotency_keys where (app_id, key) in (
+             select app_id, key from idempotency_keys where app_id = $1 and created_at < $2
+             order by created_at limit $3 for update skip locked)",
+        app as AppId,
+        forgotten,
+        limit,
+    )
+    .execute(conn)
+    .await?;
+    Ok(removed.rows_affected())
+}

@@ -124,9 +124,11 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
             | Fact::Ruled(_) => {}
         }
     }
-    store::close(conn, lease, &left).await?;
+    let erased = store::close(conn, lease, &left).await?;
     usage::append(conn, lease.app, lease.meeting, &stays(change)).await?;
     webhooks::emit(conn, &events(change, rng)).await?;
+    // The events tell what the owner knew of them.
+    webhooks::forget_stays(conn, lease.app, &[lease.meeting], &erased).await?;
 
     let (moved, gone) = moves(change);
     let moved: Vec<_> = moved.iter().map(|(key, due)| (key, due)).collect();

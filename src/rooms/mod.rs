@@ -260,6 +260,16 @@ pub async fn archive(
     Ok(Some(room.id))
 }
 
+/// Archives all rooms of an app: their meetings end.
+pub async fn archive_all(
+    tx: &mut PgTransaction<'_>,
+    app: AppId,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    store::archive_all(tx, app, now).await?;
+    Ok(meetings::request_end_of_all(tx, app, EndReason::RoomDeleted, now).await?)
+}
+
 async fn cancel_expiry(conn: &mut PgConnection, app: AppId, room: RoomId) -> sqlx::Result<()> {
     let expiry = deadlines::Key {
         kind: Kind::RoomExpires,

@@ -289,6 +289,21 @@ pub async fn archive(
     Ok(())
 }
 
+pub async fn archive_all(
+    conn: &mut PgConnection,
+    app: AppId,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update rooms set archived_at = $2 where app_id = $1 and archived_at is null",
+        app as AppId,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Sealed RTMP URLs under another key than this one, up to `limit`, of the rooms after `after`, archived or not.
 pub async fn rtmp_urls_not_under(
     conn: &mut System,

@@ -286,6 +286,9 @@ struct End<'a> {
     end_reason: &'a str,
 }
 
+/// What in a body tells of a person: it is removed when the person is forgotten.
+pub(super) const PERSONAL: [&str; 4] = ["name", "email", "externalUserId", "meta"];
+
 /// A time as answers carry it: ISO 8601 with milliseconds and `Z`.
 struct Iso(DateTime<Utc>);
 

@@ -22,7 +22,10 @@ pub use self::{
     guard::{Reach, UrlError, check_url},
     signing::SigningSecret,
 };
-use crate::db::Db;
+use crate::{
+    db::Db,
+    id::{AppId, MeetingId, ParticipantId},
+};
 
 /// Settings of webhooks.
 #[derive(clap::Args, Clone, Debug)]
@@ -97,6 +100,43 @@ pub async fn emit(conn: &mut PgConnection, events: &[Event]) -> sqlx::Result<()>
         &bodies.map_err(|error| sqlx::Error::Encode(error.into()))?,
     )
     .await
+}
+
+/// Removes what tells of people from the events of these stays in these meetings. A delivery that has not been attempted yet
+/// goes out without it.
+pub async fn forget_stays(
+    conn: &mut PgConnection,
+    app: AppId,
+    meetings: &[MeetingId],
+    stays: &[ParticipantId],
+) -> sqlx::Result<()> {
+    if stays.is_empty() {
+        return Ok(());
+    }
+    let stays: Vec<String> = stays.iter().map(ToString::to_string).collect();
+    store::forget_stays(conn, app, meetings, &stays).await
+}
+
+/// The same of up to `limit` events that tell of one person, by the app's own id of them: also of who was refused, and had
+/// no stay. Returns how many there were.
+pub async fn forget_person(
+    conn: &mut PgConnection,
+    app: AppId,
+    external_user_id: &str,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    store::forget_person(conn, app, external_user_id, limit).await
+}
+
+/// Removes up to `limit` events from before `before`, with their deliveries and attempts; how many there were. One of which
+/// a delivery has not ended stays until that has.
+pub async fn forget_old(
+    conn: &mut PgConnection,
+    app: AppId,
+    before: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    store::forget_old(conn, app, before, limit).await
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

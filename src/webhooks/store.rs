@@ -3,7 +3,11 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Connection, PgConnection};
 
-use super::{Backlog, event::Event, guard};
+use super::{
+    Backlog,
+    event::{Event, PERSONAL},
+    guard,
+};
 use crate::{
     db,
     id::{AppId, DeliveryId, EndpointId, EventId, MeetingId},
@@ -254,4 +258,84 @@ async fn settle(
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Removes what tells of people from the events of these stays, and what receivers answered to them.
+pub(super) async fn forget_stays(
+    conn: &mut PgConnection,
+    app: AppId,
+    meetings: &[MeetingId],
+    stays: &[String],
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "with forgotten as (
+            update events set body = (body::jsonb - $4::text[])::text
+            where app_id = $1 and meeting_id = any($2) and body::jsonb ->> 'participantSessionId' = any($3)
+            returning id
+        )
+        update webhook_attempts a set answer = null
+        from forgotten f join webhook_deliveries d on d.event_id = f.id
+        where a.app_id = $1 and a.delivery_id = d.id",
+        app as AppId,
+        meetings as &[MeetingId],
+        stays,
+        &PERSONAL as &[&str],
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The same of up to `limit` events that tell of one person; how many there were.
+pub(super) async fn forget_person(
+    conn: &mut PgConnection,
+    app: AppId,
+    external_user_id: &str,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let forgotten = sqlx::query_scalar!(
+        r#"with found as (
+            select id from events where app_id = $1 and body::jsonb ->> 'externalUserId' = $2
+            order by id limit $3 for update
+        ), forgotten as (
+            update events e set body = (body::jsonb - $4::text[])::text
+            from found where e.id = found.id
+            returning e.id
+        ), answers as (
+            update webhook_attempts a set answer = null
+            from forgotten f join webhook_deliveries d on d.event_id = f.id
+            where a.app_id = $1 and a.delivery_id = d.id
+        )
+        select count(*) as "count!" from forgotten"#,
+        app as AppId,
+        external_user_id,
+        limit,
+        &PERSONAL as &[&str],
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(forgotten.unsigned_abs())
+}
+
+/// Removes up to `limit` events from before `before`, with their deliveries and attempts; how many there were. One of which
+/// a delivery has not ended stays until that has.
+pub(super) async fn forget_old(
+    conn: &mut PgConnection,
+    app: AppId,
+    before: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let removed = sqlx::query!(
+        "delete from events where id in (
+            select id from events e
+            where app_id = $1 and at < $2
+              and not exists (select from webhook_deliveries d where d.event_id = e.id and d.due_at is not null)
+            order by at limit $3 for update skip locked)",
+        app as AppId,
+        before,
+        limit,
+    )
+    .execute(conn)
+    .await?;
+    Ok(removed.rows_affected())
 }

@@ -524,14 +524,18 @@ fn the_functions_that_see_every_tenant_are_these() {
     assert_eq!(
         found,
         [
-            "apps::any_webhook_secret",        // the start tries the master key on one
-            "apps::by_key",                    // a key says which app it is of
-            "apps::by_name",                   // a host says which app it is of
-            "apps::default",                   // localhost says which app it is of
-            "apps::keys",                      // an operator's listing
-            "apps::list",                      // an operator's listing
-            "apps::replace_webhook_secret",    // a new master key is for all secrets
-            "apps::revoke_key",                // an operator's command
+            "apps::any_webhook_secret",     // the start tries the master key on one
+            "apps::by_key",                 // a key says which app it is of
+            "apps::by_name",                // a host says which app it is of
+            "apps::default",                // localhost says which app it is of
+            "apps::keys",                   // an operator's listing
+            "apps::list",                   // an operator's listing
+            "apps::next_retention",         // one loop removes the old data of all apps
+            "apps::replace_webhook_secret", // a new master key is for all secrets
+            "apps::revoke_key",             // an operator's command
+            "apps::revoke_keys",            // as that
+            "apps::set_retention",          // one loop removes the old data of all apps
+            "apps::take_for_retention",
             "apps::webhook_secrets_not_under", // as that
             "apps::write_uses",                // one loop writes the uses of all keys
             "deadlines::due_of_rooms",         // one loop fires the deadlines of all rooms

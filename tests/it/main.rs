@@ -14,6 +14,7 @@ mod http;
 mod keys;
 mod meetings;
 mod ops;
+mod privacy;
 mod receiver;
 mod rooms;
 mod sealed;

@@ -6,3 +6,4 @@ mod list;
 pub mod meetings;
 pub mod rooms;
 pub mod tokens;
+pub mod users;
