@@ -18,10 +18,16 @@ pub struct Malformed;
 
 /// The bytes of a new id made at `now`.
 fn generate(now: DateTime<Utc>, rng: &mut impl Rng) -> [u8; LEN] {
+    let mut bytes = first(now);
+    rng.fill_bytes(&mut bytes[6..]);
+    bytes
+}
+
+/// The bytes of an id made at `now` that no chance has added to.
+fn first(now: DateTime<Utc>) -> [u8; LEN] {
     let millis = now.timestamp_millis().max(0).to_be_bytes();
     let mut bytes = [0; LEN];
     bytes[..6].copy_from_slice(&millis[2..]);
-    rng.fill_bytes(&mut bytes[6..]);
     bytes
 }
 
@@ -36,6 +42,11 @@ macro_rules! ids {
             /// A new id, made at `now`.
             pub fn new(now: DateTime<Utc>, rng: &mut impl Rng) -> Self {
                 Self(generate(now, rng))
+            }
+
+            /// The lowest that an id made at this instant can be.
+            pub fn first_at(at: DateTime<Utc>) -> Self {
+                Self(first(at))
             }
 
             /// The id with these bytes.
@@ -103,10 +114,12 @@ ids! {
     ParticipantId;
     /// One running process of the platform.
     NodeId;
-    /// A fact in a meeting's life, as webhooks tell it.
+    /// A fact in the life of a room or a meeting, as webhooks tell it.
     EventId;
     /// Where webhooks go.
     EndpointId;
+    /// What signs webhooks.
+    WebhookSecretId;
     /// One event on its way to one endpoint.
     DeliveryId;
     /// One transaction of a meeting's owner.

@@ -22,7 +22,11 @@ use crate::{
     rooms::Rules,
     sealed::{MasterKey, Sealed, Unsealable},
     tokens,
-    webhooks::{SigningSecret, signing},
+    webhooks::{
+        self, SigningSecret,
+        endpoints::{self, RotatedSecret},
+        signing,
+    },
 };
 
 /// Settings of the apps that exist from the start.
@@ -127,6 +131,9 @@ pub enum Error {
     /// A stored secret does not open.
     #[error(transparent)]
     Sealed(#[from] Unsealable),
+    /// The secret of its rooms' webhooks could not be replaced.
+    #[error(transparent)]
+    Webhooks(#[from] webhooks::Error),
     /// No secret could be made for its tokens.
     #[error(transparent)]
     Tokens(#[from] tokens::Error),
@@ -279,6 +286,33 @@ pub async fn rewrap(conn: &mut db::System, master_key: &MasterKey) -> Result<u64
             last = Some(app);
         }
     }
+}
+
+/// Gives the URLs of an app's rooms a new secret that signs their webhooks; those before it sign along for `overlap`. `None`
+/// where there is no such app.
+///
+/// # Errors
+///
+/// [`Error::Webhooks`] with [`TooManySecrets`](webhooks::Error::TooManySecrets).
+pub async fn rotate_webhook_secret(
+    tx: &mut PgTransaction<'_>,
+    id: AppId,
+    overlap: TimeDelta,
+    master_key: &MasterKey,
+    now: DateTime<Utc>,
+    rng: &mut impl CryptoRng,
+) -> Result<Option<RotatedSecret>, Error> {
+    let Some(old) = store::lock_webhook_secret(tx, id).await? else {
+        return Ok(None);
+    };
+    let place = signing::secret_place(&id);
+    let old = old.open(master_key, &place)?;
+    let old_until =
+        endpoints::retire_room_secret(tx, id, &old, overlap, master_key, now, rng).await?;
+    let secret = SigningSecret::generate(rng);
+    let sealed = Sealed::seal(&secret, master_key, &place)?;
+    store::set_webhook_secret(tx, id, &sealed).await?;
+    Ok(Some(RotatedSecret { secret, old_until }))
 }
 
 /// All apps, by name.

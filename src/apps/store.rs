@@ -225,6 +225,35 @@ pub async fn any_webhook_secret(
     Ok(row.map(|row| (row.id, Sealed::from_stored(row.room_webhook_secret))))
 }
 
+/// The secret of the webhooks of the app's rooms, locked against changes.
+pub async fn lock_webhook_secret(
+    conn: &mut PgConnection,
+    app: AppId,
+) -> sqlx::Result<Option<Sealed<SigningSecret>>> {
+    let secret = sqlx::query_scalar!(
+        "select room_webhook_secret from apps where id = $1 for no key update",
+        app as AppId,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(secret.map(Sealed::from_stored))
+}
+
+pub async fn set_webhook_secret(
+    conn: &mut PgConnection,
+    app: AppId,
+    secret: &Sealed<SigningSecret>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update apps set room_webhook_secret = $2 where id = $1",
+        app as AppId,
+        secret.as_stored(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Sealed webhook secrets under another key than this one, up to `limit`, of the apps after `after`.
 pub async fn webhook_secrets_not_under(
     conn: &mut System,

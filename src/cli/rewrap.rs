@@ -16,7 +16,7 @@ use super::{
     say,
     storage::{self, Opened},
 };
-use crate::{apps, config::Storage, db::System, rooms, sealed::MasterKey, tokens};
+use crate::{apps, config::Storage, db::System, rooms, sealed::MasterKey, tokens, webhooks};
 
 pub async fn run(storage: &Storage) -> anyhow::Result<()> {
     let new_file = storage.master_key.is_none() && storage.db.database_url.is_none();
@@ -54,6 +54,7 @@ pub async fn run(storage: &Storage) -> anyhow::Result<()> {
 async fn rewrap(conn: &mut System, key: &MasterKey) -> anyhow::Result<u64> {
     let mut count = rooms::rewrap(conn, key).await?;
     count += tokens::rewrap(conn, key).await?;
+    count += webhooks::endpoints::rewrap(conn, key).await?;
     // Last, because each start checks the key by them.
     count += apps::rewrap(conn, key).await?;
     Ok(count)

@@ -11,7 +11,7 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use super::{path::ShownPath, server::request_id};
-use crate::{apps, db, rooms, tokens};
+use crate::{apps, db, rooms, tokens, webhooks};
 
 /// An error answer.
 #[derive(Debug, Serialize, ToSchema)]
@@ -145,6 +145,21 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "PARTICIPANT_NOT_FOUND", message)
     }
 
+    /// No such webhook.
+    pub fn webhook_not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "WEBHOOK_NOT_FOUND",
+            "webhook not found",
+        )
+    }
+
+    /// No such delivery of a webhook.
+    pub fn delivery_not_found() -> Self {
+        let message = "delivery not found; they are kept for as long as your app's retention says";
+        Self::new(StatusCode::NOT_FOUND, "DELIVERY_NOT_FOUND", message)
+    }
+
     /// The `Idempotency-Key` came with another request before.
     pub fn idempotency_key_reused() -> Self {
         let message = "this Idempotency-Key came with another request within the last 24 hours: use a new one";
@@ -276,9 +291,31 @@ impl From<apps::Error> for ApiError {
                 error.to_string(),
             ),
             apps::Error::Sealed(cause) => Self::internal(cause),
+            apps::Error::Webhooks(cause) => cause.into(),
             apps::Error::Tokens(cause) => Self::internal(cause),
             apps::Error::Database(cause) => Self::database(cause),
         }
+    }
+}
+
+impl From<webhooks::Error> for ApiError {
+    fn from(error: webhooks::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&webhooks::Error> for ApiError {
+    fn from(error: &webhooks::Error) -> Self {
+        let code = match error {
+            webhooks::Error::TooManyEndpoints => "TOO_MANY_WEBHOOKS",
+            webhooks::Error::TooManySecrets => "TOO_MANY_SECRETS",
+            webhooks::Error::OfRoom => "WEBHOOK_OF_ROOM",
+            webhooks::Error::Disabled => "WEBHOOK_DISABLED",
+            webhooks::Error::Sealed(cause) => return Self::internal(cause),
+            webhooks::Error::Client(cause) => return Self::internal(cause),
+            webhooks::Error::Database(cause) => return Self::database(cause),
+        };
+        Self::new(StatusCode::CONFLICT, code, error.to_string())
     }
 }
 

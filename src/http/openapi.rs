@@ -16,7 +16,7 @@ use super::{
     error::{self, ApiError, Fields},
     health, metrics, v1,
 };
-use crate::{rooms, tokens};
+use crate::{rooms, tokens, webhooks};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -31,6 +31,7 @@ use crate::{rooms, tokens};
         (name = "meetings", description = "The runs of rooms, live and over, and who was in them, for how long."),
         (name = "users", description = "People, by your own ids of them: what is known of one can be removed."),
         (name = "tokens", description = "Who has one may join, with a role and limits; a private room needs one."),
+        (name = "webhooks", description = "Your systems are told what happens: signed, at least once, in the order of each meeting."),
         (name = "app", description = "What your app has set: how its pages look, who may embed them, what new rooms are like."),
         (name = "service", description = "Whether the server lives."),
     ),
@@ -77,6 +78,18 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(v1::users::erase_user)
         .service(v1::tokens::create_token)
         .service(v1::tokens::validate_token)
+        .service(v1::webhooks::create_webhook)
+        .service(v1::webhooks::list_webhooks)
+        .service(v1::webhooks::rotate_room_secret) // before those of which it could be the id
+        .service(v1::webhooks::get_webhook)
+        .service(v1::webhooks::update_webhook)
+        .service(v1::webhooks::delete_webhook)
+        .service(v1::webhooks::rotate_webhook)
+        .service(v1::webhooks::test_webhook)
+        .service(v1::webhooks::list_deliveries)
+        .service(v1::webhooks::get_delivery)
+        .service(v1::webhooks::resend_delivery)
+        .service(v1::webhooks::resend_deliveries)
         .service(health::health)
         .service(health::ready)
         .service(metrics::metrics);
@@ -156,6 +169,12 @@ fn example(description: &str) -> Option<Value> {
         "ROOM_NOT_FOUND" => ApiError::room_not_found(),
         "MEETING_NOT_FOUND" => ApiError::meeting_not_found(),
         "PARTICIPANT_NOT_FOUND" => ApiError::participant_not_found(),
+        "WEBHOOK_NOT_FOUND" => ApiError::webhook_not_found(),
+        "DELIVERY_NOT_FOUND" => ApiError::delivery_not_found(),
+        "TOO_MANY_WEBHOOKS" => webhooks::Error::TooManyEndpoints.into(),
+        "TOO_MANY_SECRETS" => webhooks::Error::TooManySecrets.into(),
+        "WEBHOOK_OF_ROOM" => webhooks::Error::OfRoom.into(),
+        "WEBHOOK_DISABLED" => webhooks::Error::Disabled.into(),
         "ROOM_CHANGED" => rooms::Error::Changed.into(),
         "IDEMPOTENCY_KEY_REUSED" => ApiError::idempotency_key_reused(),
         "TOKEN_INVALID" => tokens::Error::Invalid.into(),

@@ -16,16 +16,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Config, Error,
+    Config, Error, endpoints,
     guard::{Answer, Client, Failure},
-    signing::{SigningSecret, secret_place},
+    signing::{self, SigningSecret, secret_place},
     store::{self, Attempt, Bounds, Claimed, Next},
 };
 use crate::{
     clock::Clock,
     db::Db,
-    id::AppId,
-    sealed::{MasterKey, Sealed},
+    id::{AppId, WebhookSecretId},
+    sealed::{MasterKey, Place, Sealed, Unsealable},
 };
 
 /// Attempts the deliveries that are due.
@@ -164,7 +164,7 @@ impl Dispatcher {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .random::<f64>();
-        let next = next(&result, delivery.attempt, &self.retries, now, jitter);
+        let next = next(&result, delivery.try_number, &self.retries, now, jitter);
         let attempt = outcome(result, at, now);
         log(delivery, &attempt, next);
         let recorded = async {
@@ -184,17 +184,32 @@ impl Dispatcher {
     }
 
     async fn send(&self, delivery: &Claimed, at: DateTime<Utc>) -> Result<Answer, Trouble> {
-        let secret = Sealed::<SigningSecret>::from_stored(delivery.room_webhook_secret.clone())
-            .open(&self.master_key, &secret_place(&delivery.app_id))
+        let secrets = self
+            .secrets(delivery)
             .inspect_err(|cause| error!(app.id = %delivery.app_id, error = %cause, "cannot sign webhooks: {cause}"))
             .map_err(|_| Trouble::Unsigned)?;
-        let headers = secret
-            .headers(&delivery.event_id.to_string(), at, delivery.body.as_bytes())
+        let id = delivery.event_id.to_string();
+        let headers = signing::headers(&secrets, &id, at, delivery.body.as_bytes())
             .map_err(|_| Trouble::Unsigned)?;
         Ok(self
             .client
             .post_json(&delivery.url, headers, delivery.body.clone())
             .await?)
+    }
+
+    /// What signs a delivery.
+    fn secrets(&self, delivery: &Claimed) -> Result<Vec<SigningSecret>, Unsealable> {
+        let open = |sealed: &[u8], place: &Place<'_>| {
+            Sealed::<SigningSecret>::from_stored(sealed.to_vec()).open(&self.master_key, place)
+        };
+        let of_rooms = delivery.room_webhook_secret.iter();
+        let of_rooms = of_rooms.map(|sealed| open(sealed, &secret_place(&delivery.app_id)));
+        let others = delivery.secrets.iter().map(|stored| {
+            let (id, sealed) = stored.split_first_chunk().ok_or(Unsealable::Damaged)?;
+            let id = WebhookSecretId::from_bytes(*id);
+            open(sealed, &endpoints::secret_place(&id))
+        });
+        of_rooms.chain(others).collect()
     }
 }
 

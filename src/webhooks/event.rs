@@ -103,6 +103,33 @@ pub struct Person {
     pub meta: Option<String>,
 }
 
+/// The names of all kinds.
+pub const NAMES: [&str; 7] = [
+    "meetingStarted",
+    "meetingEnded",
+    "participantJoined",
+    "participantLeft",
+    "participantJoinRefused",
+    "knock",
+    "roomExpired",
+];
+
+/// The body of a test, which is an event `test` that concerns no room.
+pub(super) fn test_body(
+    id: EventId,
+    app: AppId,
+    at: DateTime<Utc>,
+    request_id: &str,
+) -> serde_json::Result<String> {
+    serde_json::to_string(&TestBody {
+        id,
+        event: "test",
+        created_at: Iso(at),
+        app,
+        request_id,
+    })
+}
+
 /// One person's stay in the meeting.
 #[derive(Clone, Debug)]
 pub struct Stay {
@@ -218,6 +245,17 @@ impl Event {
             end,
         })
     }
+}
+
+/// The body of a test on the wire.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TestBody<'a> {
+    id: EventId,
+    event: &'static str,
+    created_at: Iso,
+    app: AppId,
+    request_id: &'a str,
 }
 
 /// The body on the wire.

@@ -1,11 +1,15 @@
 //! Webhooks: what happens in rooms and meetings, told to the systems of customers.
 //!
-//! An [`Event`] is written in the transaction that makes it true ([`emit`]), with one delivery per endpoint that wants it.
+//! An [`Event`] is written in the transaction that makes it true ([`emit`]), with one delivery per endpoint that wants it:
+//! the URL that its room has for it, and the app's own [`endpoints`] whose filter lets it through.
 //! The [`Dispatcher`] attempts deliveries until each is answered with 2xx or its schedule ends: at least once, in order
 //! per meeting and endpoint, signed by [`signing`], and kept from private networks by [`guard`].
 
+pub mod deliveries;
 pub mod dispatcher;
+pub mod endpoints;
 pub mod event;
+pub mod filter;
 pub mod guard;
 pub mod signing;
 mod store;
@@ -25,6 +29,7 @@ pub use self::{
 use crate::{
     db::Db,
     id::{AppId, MeetingId, ParticipantId},
+    sealed::Unsealable,
 };
 
 /// Settings of webhooks.
@@ -58,9 +63,32 @@ impl Config {
     }
 }
 
-/// Why deliveries could not be attended to.
+/// Why an operation on webhooks was refused, or deliveries could not be attended to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The app has [`endpoints::MOST_ENDPOINTS`].
+    #[error(
+        "an app has at most {} webhooks: delete one that you do not need",
+        endpoints::MOST_ENDPOINTS
+    )]
+    TooManyEndpoints,
+    /// [`endpoints::MOST_SECRETS`] sign already.
+    #[error(
+        "{} secrets sign already: wait until the oldest is over, or send overlapSec 0, and only the new one signs",
+        endpoints::MOST_SECRETS
+    )]
+    TooManySecrets,
+    /// The endpoint is a room's URL.
+    #[error(
+        "this webhook is a URL of its room: change it there, and its secret with POST /api/v1/webhooks/room-secret/rotate"
+    )]
+    OfRoom,
+    /// The endpoint gets nothing at the moment.
+    #[error("this webhook is disabled: enable it first")]
+    Disabled,
+    /// A stored secret does not open, or cannot be sealed.
+    #[error(transparent)]
+    Sealed(#[from] Unsealable),
     /// Postgres refused or is away.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -85,7 +113,7 @@ pub async fn backlog(db: &Db, now: DateTime<Utc>) -> sqlx::Result<Backlog> {
     store::backlog(&mut db.system().await?, now).await
 }
 
-/// Writes `events`, and the delivery of each for which its room has a URL.
+/// Writes `events`, and the delivery of each to every endpoint that wants it.
 ///
 /// Takes the transaction, of the events' app, in which they come true. After the commit, [`Dispatcher`]'s wake hint makes it
 /// start at once.

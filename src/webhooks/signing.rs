@@ -47,24 +47,28 @@ impl SigningSecret {
         context.update(body);
         format!("v1,{}", BASE64_STANDARD.encode(context.sign()))
     }
+}
 
-    /// `webhook-id`, `webhook-timestamp` and `webhook-signature` of one attempt.
-    ///
-    /// # Errors
-    ///
-    /// When `id` cannot stand in a header.
-    pub fn headers(
-        &self,
-        id: &str,
-        at: DateTime<Utc>,
-        body: &[u8],
-    ) -> Result<HeaderMap, InvalidHeaderValue> {
-        Ok(HeaderMap::from_iter([
-            (ID, HeaderValue::from_str(id)?),
-            (TIMESTAMP, HeaderValue::from(at.timestamp())),
-            (SIGNATURE, HeaderValue::from_str(&self.sign(id, at, body))?),
-        ]))
-    }
+/// `webhook-id`, `webhook-timestamp` and `webhook-signature` of one attempt: a signature of each secret, with a space between.
+///
+/// # Errors
+///
+/// When `id` cannot stand in a header.
+pub fn headers(
+    secrets: &[SigningSecret],
+    id: &str,
+    at: DateTime<Utc>,
+    body: &[u8],
+) -> Result<HeaderMap, InvalidHeaderValue> {
+    let signatures: Vec<String> = secrets
+        .iter()
+        .map(|secret| secret.sign(id, at, body))
+        .collect();
+    Ok(HeaderMap::from_iter([
+        (ID, HeaderValue::from_str(id)?),
+        (TIMESTAMP, HeaderValue::from(at.timestamp())),
+        (SIGNATURE, HeaderValue::from_str(&signatures.join(" "))?),
+    ]))
 }
 
 /// Where the secret of an app's room webhooks is stored, which is what it is sealed for.
@@ -141,9 +145,9 @@ mod tests {
         )]
         let at = Utc::now();
 
-        let mut headers = secret
-            .headers("0123456789abcdef01234567", at, body)
-            .unwrap();
+        let other = SigningSecret::generate(&mut StdRng::seed_from_u64(9));
+        let signed = headers(&[other, secret], "0123456789abcdef01234567", at, body);
+        let mut headers = signed.unwrap();
         receiver.verify(body, &headers).unwrap();
         assert!(receiver.verify(br#"{"name":"Zoe"}"#, &headers).is_err());
         headers.insert("webhook-id", "0123456789abcdef01234568".parse().unwrap());

@@ -1,4 +1,4 @@
-//! The only SQL that touches `events`, `webhook_endpoints`, `webhook_deliveries` and `webhook_attempts`.
+//! The SQL of the outbox and its dispatcher: `events`, `webhook_endpoints`, `webhook_deliveries` and `webhook_attempts`.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Connection, PgConnection};
@@ -25,10 +25,12 @@ pub(super) async fn backlog(system: &mut db::System, now: DateTime<Utc>) -> sqlx
     .await
 }
 
-/// Writes events with their bodies, and, where they have a URL, the URL's endpoint and the delivery to it.
+/// Writes events with their bodies, where they have a URL the URL's endpoint, and the deliveries to it and to the app's own
+/// endpoints.
 ///
 /// The new ids have the event's time and six random bytes of Postgres, so that one statement can make any number of them.
-/// The conflict's update changes nothing: it locks the endpoint, so that one which is being disabled is seen so.
+/// Endpoints are locked, so that one which is being disabled is seen so: for that the conflict's update, which changes nothing;
+/// and the app's own only as the deliveries' references do, so that its meetings do not wait for each other.
 pub(super) async fn add(conn: &mut PgConnection, events: &[(&Event, String)]) -> sqlx::Result<()> {
     fn column<'a, T>(events: &'a [(&'a Event, String)], value: impl Fn(&'a Event) -> T) -> Vec<T> {
         events.iter().map(|(event, _)| value(event)).collect()
@@ -51,6 +53,16 @@ pub(super) async fn add(conn: &mut PgConnection, events: &[(&Event, String)]) ->
             from given where url is not null order by app_id, room_id, url, seq
             on conflict on constraint webhook_endpoints_room_url do update set disabled_at = e.disabled_at
             returning e.id, e.app_id, e.room_id, e.url, e.disabled_at
+        ), subscribed as (
+            select e.id, e.app_id, e.events, e.disabled_at from webhook_endpoints e
+            where e.app_id = any ($2) and e.room_id is null and e.deleted_at is null
+            for key share
+        ), wanted as (
+            select g.id as event_id, e.id, e.disabled_at
+            from given g join endpoint e on e.app_id = g.app_id and e.room_id = g.room_id and e.url = g.url
+            union all
+            select g.id, e.id, e.disabled_at
+            from given g join subscribed e on e.app_id = g.app_id and g.kind like any (e.events)
         )
         insert into webhook_deliveries
             (id, app_id, event_id, endpoint_id, meeting_id, seq, attempt, created_at, due_at, outcome, holds_line)
@@ -59,7 +71,7 @@ pub(super) async fn add(conn: &mut PgConnection, events: &[(&Event, String)]) ->
             case when e.disabled_at is null then g.at end,
             case when e.disabled_at is not null then 'skipped' end,
             e.disabled_at is null and g.seq is not null
-        from given g join endpoint e on e.app_id = g.app_id and e.room_id = g.room_id and e.url = g.url",
+        from given g join wanted e on e.event_id = g.id",
         &column(events, |event| event.id.as_bytes().as_slice()) as &[&[u8]],
         &column(events, |event| event.app.as_bytes().as_slice()) as &[&[u8]],
         &column(events, |event| event.room.id.as_bytes().as_slice()) as &[&[u8]],
@@ -85,12 +97,16 @@ pub(super) struct Claimed {
     pub endpoint_id: EndpointId,
     /// From 1.
     pub attempt: i32,
+    /// The same, counted from when it was sent again.
+    pub try_number: i32,
     /// Host and port of the URL.
     pub receiver: String,
     pub url: String,
     pub body: String,
-    /// The app's signing secret, sealed.
-    pub room_webhook_secret: Vec<u8>,
+    /// For a room's URL, what signs those of the app, sealed.
+    pub room_webhook_secret: Option<Vec<u8>>,
+    /// What else signs, the newest first: the id of each secret, and behind it the secret, sealed.
+    pub secrets: Vec<Vec<u8>>,
 }
 
 /// How many attempts may be under way in this process.
@@ -117,7 +133,7 @@ pub(super) async fn claim(
 ) -> sqlx::Result<Vec<Claimed>> {
     sqlx::query_as!(
         Claimed,
-        "with waiting as (
+        r#"with waiting as (
             select d.id, d.app_id, d.due_at, d.seq, e.receiver,
                 row_number() over (partition by d.app_id, e.receiver order by d.due_at, d.seq) as of_receiver
             from webhook_deliveries d join webhook_endpoints e on e.id = d.endpoint_id
@@ -141,8 +157,15 @@ pub(super) async fn claim(
         update webhook_deliveries d set attempt = attempt + 1, due_at = $2
         from due, webhook_endpoints e, events v, apps a
         where d.id = due.id and e.id = d.endpoint_id and v.id = d.event_id and a.id = d.app_id
-        returning d.id, d.app_id, d.event_id, d.meeting_id, d.endpoint_id, d.attempt, e.receiver, e.url, v.body,
-            a.room_webhook_secret",
+        returning d.id, d.app_id, d.event_id, d.meeting_id, d.endpoint_id, d.attempt,
+            d.attempt - d.retries_from as "try_number!", e.receiver, e.url, v.body,
+            case when e.room_id is not null then a.room_webhook_secret end as room_webhook_secret,
+            array(
+                select s.id || s.secret from webhook_secrets s
+                where s.app_id = d.app_id
+                  and s.endpoint_id is not distinct from case when e.room_id is null then e.id end
+                  and (s.retires_at is null or s.retires_at > $1)
+                order by s.retires_at desc nulls first, s.id desc) as "secrets!""#,
         now,
         lease_until,
         bounds.free,
@@ -237,7 +260,7 @@ async fn settle(
             update webhook_deliveries d
             set due_at = case when e.disabled_at is null then $3::timestamptz end,
                 outcome = case when e.disabled_at is null then $4 else coalesce($4, 'skipped') end,
-                holds_line = $5 and e.disabled_at is null
+                holds_line = $5 and d.holds_line and e.disabled_at is null
             from webhook_endpoints e
             where d.id = $1 and d.attempt = $2 and e.id = d.endpoint_id
             returning d.id, d.attempt, d.app_id

@@ -258,6 +258,8 @@ enum Kind {
     EntityTag,
     IdempotencyKey,
     Token,
+    Webhook,
+    Delivery,
     /// Names no thing.
     Plain,
 }
@@ -274,6 +276,9 @@ fn kind(name: &str) -> Option<Kind> {
         "meetingSessionId" => Kind::MeetingId,
         "participantSessionId" => Kind::ParticipantId,
         "externalUserId" => Kind::Person,
+        "webhookId" => Kind::Webhook,
+        "deliveryId" => Kind::Delivery,
+        "outcome" | "event" | "fromUnixSec" | "toUnixSec" => Kind::Plain,
         "limit" | "privacy" | "createdFromUnixSec" | "createdUntilUnixSec" | "isLive" => {
             Kind::Plain
         }
@@ -331,6 +336,8 @@ struct Names {
     meeting_id: [String; 2],
     participant_id: [String; 2],
     token: [String; 2],
+    webhook: [String; 2],
+    delivery: [String; 2],
     /// Of the resource at a path.
     tags: BTreeMap<String, [String; 2]>,
 }
@@ -348,6 +355,8 @@ impl Names {
             Kind::EntityTag => json!(self.tags[&operation.path][which]),
             Kind::IdempotencyKey => json!(["acme-once", "nope-once"][which]),
             Kind::Token => json!(self.token[which]),
+            Kind::Webhook => json!(self.webhook[which]),
+            Kind::Delivery => json!(self.delivery[which]),
             Kind::Plain => Value::Null,
         }
     }
@@ -369,6 +378,8 @@ async fn plant(test: &TestApp, receiver: &Receiver) -> Names {
             "rtmpOutURL": "rtmp://live.example.com/app/acme-stream-key",
         }))
         .await;
+    let webhook = json!({ "url": receiver.url("/acme-own"), "description": "acme's own" });
+    let (webhook, delivery) = webhook_of(test, &test.app, &webhook).await;
     let wanted = json!({ "roomName": "acme-standup", "externalUserId": "acme-person" });
     let bob = test
         .join_with("acme-standup", &test.token(wanted).await)
@@ -434,8 +445,19 @@ async fn plant(test: &TestApp, receiver: &Receiver) -> Names {
         room_name: ["acme-standup".to_owned(), "nope-standup".to_owned()],
         room_id: [id.to_owned(), other_id(id, id)],
         token: [token.to_owned(), format!("{header}.{rest}")],
+        webhook: [webhook.clone(), other_id(&webhook, &webhook)],
+        delivery: [delivery.clone(), other_id(&delivery, &delivery)],
         tags,
     }
+}
+
+/// A webhook of an app, and a delivery to it.
+async fn webhook_of(test: &TestApp, app: &Tenant, wanted: &Value) -> (String, String) {
+    let make = test.call(app, Method::POST, "/api/v1/webhooks", Some(wanted));
+    let webhook = make.await.1["_id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/webhooks/{webhook}/test");
+    let (_, delivery) = test.call(app, Method::POST, &path, None).await;
+    (webhook, delivery["_id"].as_str().unwrap().to_owned())
 }
 
 /// All rows of an app, by table.
@@ -527,6 +549,12 @@ async fn what_another_app_has_is_answered_for_as_what_does_not_exist(pool: PgPoo
             given.push(text);
         }
         request.path = request.path.replace("{roomName}", "own-room");
+        if request.path.contains("{webhookId}") {
+            let own = json!({ "url": "http://127.0.0.1:65535/" });
+            let (webhook, delivery) = webhook_of(&test, &tenant, &own).await;
+            request.path = request.path.replace("{webhookId}", &webhook);
+            request.path = request.path.replace("{deliveryId}", &delivery);
+        }
         request.path = with_examples(operation, request.path);
         request.body = body.map_or(Vec::new(), |body| body.to_string().into());
         let answer = Answer::at(&test.address, &request.bytes()).await;
@@ -555,9 +583,11 @@ async fn what_another_app_has_is_answered_for_as_what_does_not_exist(pool: PgPoo
         for id in ids(&text.clone()) {
             text = text.replace(id, "<id>");
         }
-        while let Some(begin) = text.find("eyJ") {
-            let end = text[begin..].find('"').unwrap();
-            text.replace_range(begin..begin + end, "<token>");
+        for secret in ["eyJ", "whsec_"] {
+            while let Some(begin) = text.find(secret) {
+                let end = text[begin..].find('"').unwrap();
+                text.replace_range(begin..begin + end, "<secret>");
+            }
         }
         (asked, text)
     };
@@ -689,6 +719,12 @@ async fn every_route_is_in_the_document_and_what_the_document_has_is_served(pool
         test.post("/api/v1/room", &json!({ "roomName": own })).await;
         let Operation { method, path, .. } = &operation;
         let mut request = Request::example(&operation).with_key(&test.app.key);
+        if path.contains("{webhookId}") {
+            let wanted = json!({ "url": "http://127.0.0.1:65535/" });
+            let (webhook, delivery) = webhook_of(&test, &test.app, &wanted).await;
+            request.path = path.replace("{webhookId}", &webhook);
+            request.path = request.path.replace("{deliveryId}", &delivery);
+        }
         if path == "/metrics" {
             request.headers.retain(|(name, _)| name != "Authorization");
         }
@@ -706,6 +742,8 @@ async fn every_route_is_in_the_document_and_what_the_document_has_is_served(pool
     for (method, path) in described {
         let path = path
             .replace("{roomName}", own)
+            .replace("{webhookId}", "x")
+            .replace("{deliveryId}", "x")
             .replace("{_:.*}", "x")
             .replace("{path:.*}", "x");
         let trace = format!("TRACE {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");

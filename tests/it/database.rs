@@ -42,6 +42,8 @@ async fn the_role_of_operations_sees_the_rows_of_one_tenant_and_none_without(poo
     let key = [("idempotency-key", "once")];
     test.send(Method::POST, "/api/v1/room", &key, Some(&room))
         .await;
+    let webhook = json!({ "url": nobody, "events": ["knock"] });
+    test.post("/api/v1/webhooks", &webhook).await;
     test.join("standup", "Ann").await.close(1000).await;
     test.events_until("participantLeft").await;
     soon("an attempt", async {
@@ -540,6 +542,8 @@ fn the_functions_that_see_every_tenant_are_these() {
             "apps::write_uses",                // one loop writes the uses of all keys
             "deadlines::due_of_rooms",         // one loop fires the deadlines of all rooms
             "deadlines::next_of_rooms",
+            "endpoints::replace_secret", // a new master key is for all secrets
+            "endpoints::secrets_not_under",
             "meetings::claim",    // a node takes over whatever nobody owns
             "meetings::commands", // a node carries the commands of all its meetings
             "meetings::forget_late_commands", // commands that came when their meeting was just over

@@ -23,4 +23,5 @@ mod secrets;
 mod sfu;
 mod signaling;
 mod tokens;
+mod webhook_api;
 mod webhooks;

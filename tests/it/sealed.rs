@@ -14,7 +14,11 @@ use plenum::{
     db::Db,
     rooms::{self, RoomChange, Rules},
     sealed::MasterKey,
-    webhooks::SigningSecret,
+    webhooks::{
+        SigningSecret,
+        endpoints::{self, NewEndpoint},
+        filter::Pattern,
+    },
 };
 use sqlx::PgPool;
 
@@ -80,7 +84,7 @@ async fn sealed_under(pool: &PgPool, key: &str) -> Vec<(String, String, i64)> {
     counts
 }
 
-/// Makes apps, each with a room that has a secret, under this master key.
+/// Makes apps, each with a room and a webhook that have a secret, under this master key.
 async fn apps_under(pool: &PgPool, key: &str, count: usize) {
     let db = Db::new(&pool.connect_options());
     let key = MasterKey::parse(&key.to_owned().into()).unwrap();
@@ -114,6 +118,14 @@ async fn apps_under(pool: &PgPool, key: &str, count: usize) {
         )
         .await;
         room.unwrap();
+        let webhook = NewEndpoint {
+            url: "https://example.com/".parse().unwrap(),
+            events: vec![Pattern::all()],
+            description: None,
+            enabled: true,
+        };
+        let webhook = endpoints::create(&mut tx, app, webhook, &key, now, &mut rand::rng()).await;
+        webhook.unwrap();
         tx.commit().await.unwrap();
     }
 }
@@ -150,7 +162,7 @@ async fn a_rewrap_seals_every_secret_under_the_new_master_key(pool: PgPool) {
     let mut server = Server::spawn(&both);
     server.says("ready");
     let printed = run(&["key", "rewrap"], &both);
-    assert!(printed.starts_with("360 secrets"), "{printed}");
+    assert!(printed.starts_with("480 secrets"), "{printed}");
     assert_eq!(sealed_under(&pool, MASTER_KEY).await, []);
     assert_eq!(sealed_under(&pool, OTHER_MASTER_KEY).await, sealed);
     server.tell(Signal::SIGTERM);

@@ -7,3 +7,4 @@ pub mod meetings;
 pub mod rooms;
 pub mod tokens;
 pub mod users;
+pub mod webhooks;

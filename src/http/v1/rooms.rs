@@ -455,6 +455,14 @@ impl Done {
             message: "Room successfully archived",
         }
     }
+
+    /// A webhook was deleted.
+    pub fn webhook_deleted() -> Self {
+        Self {
+            success: true,
+            message: "Webhook successfully deleted",
+        }
+    }
 }
 
 /// What a body says in vain.
