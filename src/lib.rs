@@ -1,7 +1,7 @@
 //! Plenum: a hosted, multi-tenant platform for video meetings.
 //!
 //! A folder is a concept. Around the concepts are thin edges ([`http`], [`signaling`], [`cli`]), below them the ground
-//! ([`db`], [`cache`], [`clock`], [`id`], [`json`], [`sealed`]), and beside them the media plane ([`sfu`]), which knows nothing of
+//! ([`db`], [`cache`], [`clock`], [`id`], [`json`], [`rate`], [`sealed`]), and beside them the media plane ([`sfu`]), which knows nothing of
 //! tenants.
 
 pub mod cli;
@@ -26,6 +26,7 @@ pub mod clock;
 pub mod db;
 pub mod id;
 pub mod json;
+pub mod rate;
 pub mod sealed;
 
 pub mod sfu;

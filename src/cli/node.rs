@@ -92,12 +92,19 @@ impl Node {
             rng,
         )?;
         let keyring = Arc::new(Keyring::new(db.clone(), clock.clone()));
+        let anonymous = Arc::new(rooms::Anonymous::new(
+            db.clone(),
+            clock.clone(),
+            master_key.clone(),
+            config.http.limits.anonymous_rate_per_minute,
+        ));
         let shared = Shared {
             db: db.clone(),
             clock: clock.clone(),
             keyring: keyring.clone(),
             shown_rooms: Arc::new(http::ShownRooms::new(SHOWN_ROOMS)),
             meetings: meetings.clone(),
+            anonymous,
             master_key,
             reach: config.webhooks.reach(),
             base_domain: config.http.base_domain.clone(),

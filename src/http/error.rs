@@ -11,7 +11,7 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use super::{path::ShownPath, server::request_id};
-use crate::{apps, db, rooms, tokens, webhooks};
+use crate::{apps, db, meetings::Refusal, rooms, tokens, webhooks};
 
 /// An error answer.
 #[derive(Debug, Serialize, ToSchema)]
@@ -193,6 +193,11 @@ impl ApiError {
         self.status
     }
 
+    /// What is wrong, for whoever reads it.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Too many requests; there will be room for this one in so many seconds.
     pub fn rate_limited(seconds: u64) -> Self {
         let message = format!("too many requests: try again in {seconds} s");
@@ -341,6 +346,35 @@ impl From<rooms::NotHashed> for ApiError {
         match error {
             rooms::NotHashed::Busy => Self::unavailable(error.to_string()),
             rooms::NotHashed::Failed => Self::internal(&error),
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let status = match &refusal {
+            Refusal::RoomNotFound => StatusCode::NOT_FOUND,
+            Refusal::TokenRequired
+            | Refusal::TokenInvalid
+            | Refusal::TokenExpired
+            | Refusal::TokenNotYetValid
+            | Refusal::InvalidPassword { .. }
+            | Refusal::RoomNotOpen { .. }
+            | Refusal::Ejected
+            | Refusal::RoomLocked => StatusCode::FORBIDDEN,
+            Refusal::RoomExpired | Refusal::MeetingEnded => StatusCode::GONE,
+            Refusal::DuplicateUser
+            | Refusal::RoomFull
+            | Refusal::NotJoined
+            | Refusal::ResumeFailed
+            | Refusal::JoinAborted => StatusCode::CONFLICT,
+            Refusal::QuotaExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::RoomChanged | Refusal::TryAgain => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let error = Self::new(status, refusal.code(), refusal.to_string());
+        Self {
+            retry_after: refusal.retry_after_sec().or(error.retry_after),
+            ..error
         }
     }
 }

@@ -18,7 +18,7 @@ pub fn others(document: &OpenApi) -> impl FnOnce(&mut ServiceConfig) {
     let mut paths: Vec<(String, Vec<Method>)> = documented
         .map(|(path, item)| (path.clone(), methods(item)))
         .collect();
-    paths.extend(UNDOCUMENTED.map(|path| (path.to_owned(), vec![Method::GET])));
+    paths.extend(UNDOCUMENTED.map(|(method, path)| (path.to_owned(), vec![method])));
     move |config| {
         for (path, mut allowed) in paths {
             // Whoever answers GET answers HEAD: the server makes the one of the other.
@@ -73,12 +73,14 @@ fn methods(item: &PathItem) -> Vec<Method> {
         .collect()
 }
 
-/// Paths that the OpenAPI document does not have, in the order in which they are tried; each answers GET.
-const UNDOCUMENTED: [&str; 6] = [
-    "/docs",
-    "/docs/{_:.*}",
-    "/openapi.json",
-    "/ws",
-    "/assets/{path:.*}",
-    "/{roomName}",
+/// Paths that the OpenAPI document does not have, in the order in which they are tried, each with what it answers.
+const UNDOCUMENTED: [(Method, &str); 8] = [
+    (Method::GET, "/docs"),
+    (Method::GET, "/docs/{_:.*}"),
+    (Method::GET, "/openapi.json"),
+    (Method::GET, "/ws"),
+    (Method::POST, "/api/rooms"),
+    (Method::GET, "/config"),
+    (Method::GET, "/assets/{path:.*}"),
+    (Method::GET, "/{roomName}"),
 ];

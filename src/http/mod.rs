@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod compat;
 mod error;
 mod health;
 mod limits;
@@ -35,6 +36,7 @@ use crate::{
     clock::Clock,
     db::Db,
     meetings::Meetings,
+    rooms::Anonymous,
     sealed::MasterKey,
     webhooks,
 };
@@ -109,6 +111,8 @@ pub struct Shared {
     pub shown_rooms: Arc<ShownRooms>,
     /// This node's meetings.
     pub meetings: Meetings,
+    /// Makes rooms for whoever may make one without a credential.
+    pub anonymous: Arc<Anonymous>,
     /// Seals the secrets that are stored.
     pub master_key: Arc<MasterKey>,
     /// Which addresses webhooks may go to.

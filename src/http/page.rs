@@ -11,7 +11,10 @@ use serde::Serialize;
 use super::{Shared, auth::HostApp, error::ApiError};
 use crate::{
     apps::{self, AppSettings},
-    meetings::{Refusal, admission},
+    meetings::{
+        Refusal,
+        admission::{self, Applicant},
+    },
     rooms::{self, RoomName},
 };
 
@@ -58,13 +61,15 @@ pub async fn room_page(
     let mut opens_at_unix_sec = None;
     let (status, auto_join, state) = match &found {
         None => (StatusCode::NOT_FOUND, false, "notFound"),
-        Some(room) => match admission::check(room, None, 0, shared.clock.now()) {
+        Some(room) => match admission::check(room, &Applicant::default(), None, shared.clock.now())
+        {
             Err(Refusal::RoomNotOpen { opens_at }) => {
                 opens_at_unix_sec = Some(opens_at.timestamp());
                 (StatusCode::OK, false, "notYet")
             }
             Err(Refusal::RoomExpired) => (StatusCode::OK, false, "expired"),
             Err(Refusal::TokenRequired) => (StatusCode::OK, false, "private"),
+            Err(Refusal::InvalidPassword { .. }) => (StatusCode::OK, false, "password"),
             _ => (StatusCode::OK, room.rules.auto_join, "open"),
         },
     };

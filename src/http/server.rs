@@ -24,10 +24,16 @@ use utoipa_actix_web::AppExt;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
-    Shared, auth::HostApp, body, error::ApiError, limits::Quota, methods, openapi, page,
+    Shared, auth::HostApp, body, compat, error::ApiError, limits, methods, openapi, page,
     path::ShownPath, peer::Origin,
 };
-use crate::signaling::{self, protocol::LONGEST_FRAME};
+use crate::{
+    id::AppId,
+    meetings::Caller,
+    rate::Quota,
+    signaling::{self, Client, protocol::LONGEST_FRAME},
+    tokens::{self, TokenText},
+};
 
 /// Settings of connections and requests.
 #[derive(clap::Args, Clone, Debug)]
@@ -113,6 +119,7 @@ pub fn serve(
             .into_app()
             .service(docs)
             .service(socket)
+            .configure(compat::mikromeet::routes)
             .service(page::asset)
             .service(page::room_page)
             .configure(methods::others(&openapi::document()))
@@ -223,7 +230,7 @@ async fn pass(
     let quota = answer.request().extensions().get::<Quota>().copied();
     let headers = answer.headers_mut();
     if let Some(quota) = quota {
-        quota.tell(headers);
+        limits::tell(quota, headers);
     }
     complete(headers, &id);
     Ok(answer)
@@ -271,17 +278,39 @@ async fn socket(
     request: HttpRequest,
     body: Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let upgraded = actix_ws::handle(&request, body);
+    let app = app.0.id;
+    let address = Origin::of(&request, &shared.trusted_proxies).address;
+    let offered = offered_token(&request);
+    let protocols: Vec<&str> = std::iter::once(PROTOCOL).chain(offered).collect();
+    let upgraded = actix_ws::handle_with_protocols(&request, body, &protocols);
     let (response, session, messages) = upgraded.map_err(|error| {
         let message = format!("/ws speaks WebSocket: {error}");
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED", message)
     })?;
+    let token = offered.and_then(|offered| offered.strip_prefix(TOKEN_PROTOCOL));
+    let token = token.map(|text| TokenText::from(text.to_owned()));
+    let is_known = match &token {
+        Some(token) => is_good(&shared, app, token).await?,
+        None => false,
+    };
+    let toll = if is_known {
+        None
+    } else {
+        Some(shared.limits.open_socket(address, shared.clock.now())?)
+    };
+    let client = Client {
+        caller: Caller { app, address },
+        device: device.into(),
+        token,
+        toll,
+    };
     let messages = messages
         .max_frame_size(LONGEST_FRAME)
         .aggregate_continuations()
         .max_continuation_size(LONGEST_FRAME);
     let Shared {
         meetings,
+        anonymous,
         clock,
         stopping,
         ..
@@ -295,12 +324,34 @@ async fn socket(
     let open = shared.metrics.socket();
     actix_web::rt::spawn(async move {
         signaling::connect(
-            app.0.id, device, meetings, clock, session, messages, stopping,
+            client, meetings, anonymous, clock, session, messages, stopping,
         )
         .await;
         drop(open);
     });
     Ok(response)
+}
+
+/// The subprotocol that carries a token, of those that a client offers.
+fn offered_token(request: &HttpRequest) -> Option<&str> {
+    let lines = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .find(|protocol| protocol.starts_with(TOKEN_PROTOCOL))
+}
+
+/// Whether a token is one of the app's, and in its time. What is wrong with a bad one is said at the join.
+async fn is_good(shared: &Shared, app: AppId, token: &TokenText) -> Result<bool, ApiError> {
+    let mut tx = shared.db.begin(app).await?;
+    match tokens::verify(&mut tx, app, token, &shared.master_key, shared.clock.now()).await {
+        Ok(_) => Ok(true),
+        Err(tokens::Error::Invalid | tokens::Error::Expired | tokens::Error::NotYetValid) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Where people look for the documentation.
@@ -313,6 +364,10 @@ async fn nothing_here(request: HttpRequest) -> impl Responder {
     Err::<HttpResponse, _>(ApiError::not_found(request.method(), request.path()))
 }
 
+/// What a signaling socket speaks, for clients that have to name a subprotocol.
+const PROTOCOL: &str = "plenum";
+/// Begins the subprotocol by which a client shows its token at the upgrade.
+const TOKEN_PROTOCOL: &str = "plenum.token.";
 /// A read that takes longer is worth a line.
 const SLOW: Duration = Duration::from_secs(1);
 const REQUEST_ID_HEADER: &str = "x-request-id";

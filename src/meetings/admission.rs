@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Identity, Role};
+use super::{Block, Identity, JoinRequest, Participant, Role, State};
 use crate::{
-    id::TokenId,
-    rooms::{Privacy, Room, RoomName, Rules},
+    id::{ParticipantId, TokenId},
+    rooms::{AddressHash, DuplicateUser, PasswordHash, Privacy, Room, RoomName, Rules},
     tokens::{self, Claims},
 };
 
@@ -40,6 +40,18 @@ pub enum Refusal {
         "Your personal link is not valid yet. Open it again when the meeting is about to start."
     )]
     TokenNotYetValid,
+    /// The room has a password, and none or a wrong one was given.
+    #[error("This room has a password, and yours is not right. Ask the host for it{}.", after(*retry_after_sec))]
+    InvalidPassword {
+        /// After too many wrong ones: in how many seconds one is looked at again.
+        retry_after_sec: Option<u64>,
+    },
+    /// They were put out of this meeting.
+    #[error("You were removed from this meeting, and can join again once it is over.")]
+    Ejected,
+    /// Somebody with the same `externalUserId` is in.
+    #[error("You are in this meeting already. Leave it there to join here.")]
+    DuplicateUser,
     /// The room is locked.
     #[error("This room is locked. Ask the host to let you in.")]
     RoomLocked,
@@ -55,9 +67,28 @@ pub enum Refusal {
     /// The resume token is unknown, or its time is over.
     #[error("This connection cannot be resumed. Join again.")]
     ResumeFailed,
+    /// The room changed while this was decided: it is to be asked again.
+    #[error("This room was changed this moment. Try again.")]
+    RoomChanged,
+    /// They have made too many rooms.
+    #[error("Too many rooms were made from your network. Use one of them, or try again{}.", after(*retry_after_sec))]
+    QuotaExceeded {
+        /// In how many seconds another may be made, where that is known.
+        retry_after_sec: Option<u64>,
+    },
+    /// They were gone before they were told that they are in.
+    #[error("You left before you were let in.")]
+    JoinAborted,
     /// We cannot do it at the moment.
     #[error("The server is busy. Try again in a few seconds.")]
     TryAgain,
+}
+
+/// When to try again, to follow a sentence.
+fn after(seconds: Option<u64>) -> String {
+    seconds.map_or_else(String::new, |seconds| {
+        format!(", in {seconds} s at the earliest")
+    })
 }
 
 /// What a token gives to its bearer in one room.
@@ -112,6 +143,65 @@ impl Grant {
 }
 
 impl Refusal {
+    /// The stable code, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::RoomNotFound => "ROOM_NOT_FOUND",
+            Self::RoomNotOpen { .. } => "ROOM_NOT_OPEN",
+            Self::RoomExpired => "ROOM_EXPIRED",
+            Self::TokenRequired => "TOKEN_REQUIRED",
+            Self::TokenInvalid => "TOKEN_INVALID",
+            Self::TokenExpired => "TOKEN_EXPIRED",
+            Self::TokenNotYetValid => "TOKEN_NOT_YET_VALID",
+            Self::InvalidPassword { .. } => "INVALID_PASSWORD",
+            Self::Ejected => "EJECTED",
+            Self::DuplicateUser => "DUPLICATE_USER",
+            Self::RoomLocked => "ROOM_LOCKED",
+            Self::RoomFull => "ROOM_FULL",
+            Self::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
+            Self::MeetingEnded => "MEETING_ENDED",
+            Self::JoinAborted => "JOIN_ABORTED",
+            Self::NotJoined => "NOT_JOINED",
+            Self::ResumeFailed => "RESUME_FAILED",
+            Self::RoomChanged | Self::TryAgain => "TRY_AGAIN",
+        }
+    }
+
+    /// In how many seconds to try again, where that is known.
+    pub fn retry_after_sec(&self) -> Option<u64> {
+        match self {
+            Self::InvalidPassword { retry_after_sec } | Self::QuotaExceeded { retry_after_sec } => {
+                *retry_after_sec
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the app is told that somebody was refused so: what a rule of the room decided, and not what passes by itself.
+    pub fn is_announced(&self) -> bool {
+        match self {
+            Self::RoomNotOpen { .. }
+            | Self::RoomExpired
+            | Self::TokenRequired
+            | Self::TokenInvalid
+            | Self::TokenExpired
+            | Self::TokenNotYetValid
+            | Self::InvalidPassword { .. }
+            | Self::Ejected
+            | Self::DuplicateUser
+            | Self::RoomLocked
+            | Self::RoomFull
+            | Self::JoinAborted => true,
+            Self::RoomNotFound
+            | Self::QuotaExceeded { .. }
+            | Self::MeetingEnded
+            | Self::NotJoined
+            | Self::ResumeFailed
+            | Self::RoomChanged
+            | Self::TryAgain => false,
+        }
+    }
+
     /// What is said of a token that is refused; `None` where nothing is known of it, because it could not be looked into.
     pub fn of_token(error: &tokens::Error) -> Option<Self> {
         match error {
@@ -146,39 +236,378 @@ pub fn check_time(rules: &Rules, now: DateTime<Utc>) -> Result<(), Refusal> {
     }
 }
 
-/// Whether the room lets one more in, who has shown `grant`, with `present` in already.
+/// Who wants in, as far as that decides whether they may.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Applicant<'a> {
+    /// What their token gives, where they have shown one.
+    pub grant: Option<&'a Grant>,
+    /// The password's hash that theirs was found to match.
+    pub password: Option<&'a PasswordHash>,
+    /// Whether they have shown the token of the room's creator.
+    pub is_creator: bool,
+    /// Where they come from.
+    pub address: Option<&'a AddressHash>,
+}
+
+impl<'a> From<&'a JoinRequest> for Applicant<'a> {
+    fn from(request: &'a JoinRequest) -> Self {
+        Self {
+            grant: request.grant.as_ref(),
+            password: request.password.as_ref(),
+            is_creator: request.is_creator,
+            address: request.address.as_ref(),
+        }
+    }
+}
+
+impl Applicant<'_> {
+    /// What they may do once they are in, by what they have shown.
+    pub fn role(&self) -> Role {
+        if self.is_creator {
+            Role::Moderator
+        } else {
+            self.grant.map_or(Role::Participant, |grant| grant.role)
+        }
+    }
+
+    fn external_user_id(&self) -> Option<&str> {
+        self.grant?.identity.external_user_id.as_deref()
+    }
+
+    /// Whether they were put out of the meeting before.
+    fn is_blocked(&self, state: &State) -> bool {
+        // By their address only those are kept out of whom nothing else is known.
+        let by = match self.grant {
+            Some(grant) => {
+                let person = grant.identity.external_user_id.clone().map(Block::Person);
+                [Some(Block::Token(grant.token)), person]
+            }
+            None => [self.address.copied().map(Block::Address), None],
+        };
+        by.iter()
+            .flatten()
+            .any(|block| state.blocked.contains(block))
+    }
+}
+
+/// Whether the room lets one more in, into its meeting where it has one. Returns the stays that end by it: those of the same
+/// person, with `duplicateUser: replace`.
 ///
 /// # Errors
 ///
 /// [`Refusal::RoomNotOpen`], [`Refusal::RoomExpired`], [`Refusal::TokenExpired`], [`Refusal::TokenRequired`],
-/// [`Refusal::RoomLocked`], [`Refusal::RoomFull`], whichever comes first in this order.
+/// [`Refusal::InvalidPassword`], [`Refusal::RoomChanged`] where the password was checked against another,
+/// [`Refusal::Ejected`], [`Refusal::DuplicateUser`], [`Refusal::RoomLocked`], [`Refusal::RoomFull`], whichever comes first
+/// in this order.
 pub fn check(
     room: &Room,
-    grant: Option<&Grant>,
-    present: usize,
+    applicant: &Applicant<'_>,
+    meeting: Option<&State>,
     now: DateTime<Utc>,
-) -> Result<(), Refusal> {
+) -> Result<Vec<ParticipantId>, Refusal> {
     let rules = &room.rules;
     check_time(rules, now)?;
-    match grant {
-        Some(grant) if grant.expires_at.is_some_and(|expires_at| now >= expires_at) => {
-            return Err(Refusal::TokenExpired);
-        }
-        // A join cannot bring a password along: what was locked with one stays so.
-        None if rules.privacy == Privacy::Private || room.password.is_some() => {
-            return Err(Refusal::TokenRequired);
-        }
-        _ => {}
+    check_credentials(room, applicant, now)?;
+    if meeting.is_some_and(|state| applicant.is_blocked(state)) {
+        return Err(Refusal::Ejected);
     }
-    if rules.locked && grant.is_none_or(|grant| grant.role != Role::Moderator) {
+    let inside = meeting.map_or(&[][..], |state| &state.participants);
+    let replaced = replaced(rules.duplicate_user, applicant, inside)?;
+    if rules.locked && applicant.role() != Role::Moderator {
         return Err(Refusal::RoomLocked);
     }
     let places = rules.max_participants.map_or(usize::MAX, |places| {
         usize::try_from(places).unwrap_or(usize::MAX)
     });
-    if present >= places {
+    if inside.len() - replaced.len() >= places {
         Err(Refusal::RoomFull)
     } else {
-        Ok(())
+        Ok(replaced)
+    }
+}
+
+/// Whether they have shown what the room asks for. A token goes before the password; the creator's token does not.
+fn check_credentials(
+    room: &Room,
+    applicant: &Applicant<'_>,
+    now: DateTime<Utc>,
+) -> Result<(), Refusal> {
+    let expired = |grant: &Grant| grant.expires_at.is_some_and(|expires_at| now >= expires_at);
+    match (applicant.grant, &room.password, applicant.password) {
+        (Some(grant), ..) if expired(grant) => Err(Refusal::TokenExpired),
+        (Some(_), ..) => Ok(()),
+        (None, None, _) if room.rules.privacy == Privacy::Private => Err(Refusal::TokenRequired),
+        (None, None, _) => Ok(()),
+        (None, Some(_), None) => Err(Refusal::InvalidPassword {
+            retry_after_sec: None,
+        }),
+        (None, Some(hash), Some(matched)) if hash == matched => Ok(()),
+        (None, Some(_), Some(_)) => Err(Refusal::RoomChanged),
+    }
+}
+
+/// The stays of the same person that end when they join once more.
+fn replaced(
+    rule: DuplicateUser,
+    applicant: &Applicant<'_>,
+    inside: &[Participant],
+) -> Result<Vec<ParticipantId>, Refusal> {
+    let Some(own) = applicant.external_user_id() else {
+        return Ok(Vec::new());
+    };
+    let same = inside
+        .iter()
+        .filter(|known| known.identity.external_user_id.as_deref() == Some(own))
+        .map(|known| known.id);
+    match rule {
+        DuplicateUser::Allow => Ok(Vec::new()),
+        DuplicateUser::Replace => Ok(same.collect()),
+        DuplicateUser::Refuse if same.count() > 0 => Err(Refusal::DuplicateUser),
+        DuplicateUser::Refuse => Ok(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, sync::Arc};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        id::{AppId, MeetingId, RoomId},
+        meetings::{Connection, Shown, Status},
+        rooms::property::UnixSec,
+        webhooks::RoomUrls,
+    };
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_900_000_000, 0).unwrap()
+    }
+
+    /// Everything that can speak against a join, by itself.
+    #[derive(Clone, Debug)]
+    struct Case {
+        opens_in: Option<i64>,
+        expires_in: Option<i64>,
+        is_private: bool,
+        has_password: bool,
+        /// The password's hash that theirs matched: none, the room's, or one that it had before.
+        matched: Option<bool>,
+        token: Token,
+        is_creator: bool,
+        blocked: HashSet<Block>,
+        duplicate: DuplicateUser,
+        is_inside: bool,
+        is_locked: bool,
+        places: Option<u32>,
+        others: u8,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Token {
+        None,
+        Expired,
+        OfParticipant,
+        OfModerator,
+    }
+
+    const TOKEN: TokenId = TokenId::from_bytes([7; 12]);
+    const ADDRESS: AddressHash = AddressHash([8; 32]);
+
+    fn hash(text: &str) -> PasswordHash {
+        PasswordHash::from_stored(text.to_owned())
+    }
+
+    fn case() -> impl Strategy<Value = Case> {
+        let seconds = prop::option::of(prop::sample::select(vec![-1_i64, 0, 1]));
+        let token = prop::sample::select(vec![
+            Token::None,
+            Token::Expired,
+            Token::OfParticipant,
+            Token::OfModerator,
+        ]);
+        let blocks = vec![
+            Block::Token(TOKEN),
+            Block::Token(TokenId::from_bytes([9; 12])),
+            Block::Person("42".to_owned()),
+            Block::Address(ADDRESS),
+        ];
+        let blocked = prop::sample::subsequence(blocks, 0..=2);
+        let duplicate = prop::sample::select(vec![
+            DuplicateUser::Allow,
+            DuplicateUser::Refuse,
+            DuplicateUser::Replace,
+        ]);
+        let of_room = (seconds.clone(), seconds, any::<(bool, bool)>());
+        let shown = (prop::option::of(any::<bool>()), token, any::<bool>());
+        let inside = (blocked, duplicate, any::<(bool, bool)>());
+        let places = (prop::option::of(1_u32..4), 0_u8..4);
+        (of_room, shown, inside, places).prop_map(
+            |(
+                (opens_in, expires_in, (is_private, has_password)),
+                (matched, token, is_creator),
+                (blocked, duplicate, (is_inside, is_locked)),
+                (places, others),
+            )| Case {
+                opens_in,
+                expires_in,
+                is_private,
+                has_password,
+                matched,
+                token,
+                is_creator,
+                blocked: blocked.into_iter().collect(),
+                duplicate,
+                is_inside,
+                is_locked,
+                places,
+                others,
+            },
+        )
+    }
+
+    fn stay(number: u8, identity: &Arc<Identity>) -> Participant {
+        Participant {
+            id: ParticipantId::from_bytes([number; 12]),
+            name: "p".to_owned(),
+            role: Role::Participant,
+            token: None,
+            identity: identity.clone(),
+            device: Arc::default(),
+            address: None,
+            joined_at: now(),
+            time_up_at: None,
+            has_own_limit: false,
+            token_expires_at: None,
+            resume: None,
+            away: None,
+            connection: Connection(number.into()),
+            shown: Shown::default(),
+        }
+    }
+
+    impl Case {
+        fn room(&self) -> Room {
+            let at = |seconds: i64| UnixSec(now() + TimeDelta::seconds(seconds));
+            let rules = Rules {
+                privacy: if self.is_private {
+                    Privacy::Private
+                } else {
+                    Privacy::Public
+                },
+                not_before: self.opens_in.map(at),
+                expires: self.expires_in.map(at),
+                duplicate_user: self.duplicate,
+                locked: self.is_locked,
+                max_participants: self.places,
+                ..Rules::default()
+            };
+            Room {
+                id: RoomId::from_bytes([1; 12]),
+                app_id: AppId::from_bytes([2; 12]),
+                name: "standup".parse().unwrap(),
+                rules,
+                webhooks: RoomUrls::default(),
+                password: self.has_password.then(|| hash("now")),
+                rtmp_out_url: None,
+                anonymous: false,
+                creator: None,
+                version: 0,
+                created_at: now(),
+                archived_at: None,
+            }
+        }
+
+        fn state(&self, person: &Arc<Identity>) -> State {
+            let own = self.is_inside.then(|| stay(100, person));
+            let others = (0..self.others).map(|number| stay(number, &Arc::default()));
+            State {
+                id: MeetingId::from_bytes([3; 12]),
+                status: Status::Live,
+                room: self.room(),
+                participants: own.into_iter().chain(others).collect(),
+                blocked: Arc::new(self.blocked.clone()),
+                participant_count: 0,
+                max_concurrent: 0,
+                created_at: now(),
+                started_at: Some(now()),
+                empty_since: None,
+                last_at: now(),
+                next_seq: 1,
+            }
+        }
+
+        /// What the documentation says, in its order.
+        fn expected(&self) -> Result<usize, &'static str> {
+            let has_token = self.token != Token::None;
+            let is_known = has_token && self.is_inside;
+            let replaced = usize::from(is_known && self.duplicate == DuplicateUser::Replace);
+            let inside = usize::from(self.is_inside) + usize::from(self.others) - replaced;
+            let blocks = |block: Block| self.blocked.contains(&block);
+            let is_blocked = if has_token {
+                blocks(Block::Token(TOKEN)) || blocks(Block::Person("42".to_owned()))
+            } else {
+                blocks(Block::Address(ADDRESS))
+            };
+            let moderates = self.is_creator || self.token == Token::OfModerator;
+            let asks_password = !has_token && self.has_password;
+            let reasons = [
+                (self.opens_in.is_some_and(|at| at > 0), "ROOM_NOT_OPEN"),
+                (self.expires_in.is_some_and(|at| at <= 0), "ROOM_EXPIRED"),
+                (self.token == Token::Expired, "TOKEN_EXPIRED"),
+                (
+                    !has_token && self.is_private && !self.has_password,
+                    "TOKEN_REQUIRED",
+                ),
+                (asks_password && self.matched.is_none(), "INVALID_PASSWORD"),
+                (asks_password && self.matched == Some(false), "TRY_AGAIN"),
+                (is_blocked, "EJECTED"),
+                (
+                    is_known && self.duplicate == DuplicateUser::Refuse,
+                    "DUPLICATE_USER",
+                ),
+                (self.is_locked && !moderates, "ROOM_LOCKED"),
+                (
+                    self.places.is_some_and(|places| inside >= places as usize),
+                    "ROOM_FULL",
+                ),
+            ];
+            match reasons
+                .into_iter()
+                .find(|(speaks_against, _)| *speaks_against)
+            {
+                Some((_, code)) => Err(code),
+                None => Ok(replaced),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn whoever_is_refused_hears_the_first_reason_in_the_order_of_the_documentation(case in case()) {
+            let person = Arc::new(Identity { external_user_id: Some("42".to_owned()), ..Identity::default() });
+            let grant = Grant {
+                token: TOKEN,
+                role: if case.token == Token::OfModerator { Role::Moderator } else { Role::Participant },
+                name: None,
+                identity: person.clone(),
+                eject_after: None,
+                expires_at: (case.token == Token::Expired).then(now),
+                eject_at_expiry: false,
+            };
+            let matched = case.matched.map(|is_current| hash(if is_current { "now" } else { "before" }));
+            let applicant = Applicant {
+                grant: Some(&grant).filter(|_| case.token != Token::None),
+                password: matched.as_ref(),
+                is_creator: case.is_creator,
+                address: Some(&ADDRESS),
+            };
+            let outcome = check(&case.room(), &applicant, Some(&case.state(&person)), now());
+            let outcome = outcome.map(|replaced| replaced.len()).map_err(|refusal| refusal.code());
+            prop_assert_eq!(outcome, case.expected());
+        }
     }
 }

@@ -153,6 +153,7 @@ impl Book {
         for envelope in self.waiting.drain(..self.waiting.len().min(BATCH)) {
             // Whoever has given up waiting is not let in.
             if matches!(&envelope.from, Sender::Entering(_, reply) if reply.is_closed()) {
+                decided.push((envelope, Err(Refusal::JoinAborted)));
                 continue;
             }
             let outcome = decide::decide(&draft, &envelope.input, now);
@@ -298,7 +299,7 @@ impl Book {
             .filter(|participant| self.saved.find(participant.id).is_none());
         let left = unheard.map(|participant| Fact::Left {
             at: participant.joined_at,
-            reason: LeaveReason::ConnectionLost,
+            reason: LeaveReason::JoinAborted,
             participant: participant.clone(),
         });
         let unsaved: Vec<Fact> = left.chain(std::mem::take(&mut self.unsaved)).collect();

@@ -108,6 +108,10 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
                 participant,
                 time_up_at,
             } => store::set_limit(conn, lease, *participant, *time_up_at).await?,
+            Fact::Blocked(block) => store::block(conn, lease, block).await?,
+            Fact::Promoted { participant } => {
+                store::set_role(conn, lease, *participant, Role::Moderator).await?;
+            }
             Fact::CameBack { participant } => {
                 store::set_away(conn, lease, *participant, None).await?
             }
@@ -136,6 +140,7 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
     deadlines::cancel(conn, lease.app, &gone.iter().collect::<Vec<_>>()).await?;
     if ended.is_some() {
         store::forget_commands(conn, lease).await?;
+        store::forget_blocks(conn, lease).await?;
         deadlines::forget(conn, lease.app, lease.meeting).await?;
     }
     for command in commands {
@@ -247,6 +252,8 @@ fn event(after: &State, fact: &Fact) -> Option<(DateTime<Utc>, webhooks::Kind)> 
         | Fact::WentAway { .. }
         | Fact::CameBack { .. }
         | Fact::Limited { .. }
+        | Fact::Blocked(_)
+        | Fact::Promoted { .. }
         | Fact::Showed { .. }
         | Fact::Connected(_)
         | Fact::Ruled(_) => None,

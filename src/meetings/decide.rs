@@ -4,6 +4,7 @@
 //! changes, and [`State::deadlines`] says when a rule fires next.
 
 mod deadlines;
+mod host;
 mod join;
 mod leave;
 mod rules;
@@ -62,6 +63,9 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
         Input::Disconnected { by, since } => {
             leave::disconnected(made, state.speaker(*by)?, *since, now);
         }
+        Input::Unheard { by } => {
+            leave::leave(made, state.speaker(*by)?, now, LeaveReason::JoinAborted);
+        }
         Input::Show { by, change } => talk::show(made, state.speaker(*by)?, *change),
         Input::Chat { by, message } => talk::chat(made, state.speaker(*by)?, message, now),
         Input::Offer { by, offer } => {
@@ -88,6 +92,7 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
         }
         Input::Shutdown => leave::shutdown(made, state, now),
     }
+    host::hand_over(made, state);
     Ok(decision)
 }
 

@@ -1,8 +1,12 @@
 //! What has become true in a meeting, and what that makes of it.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 
-use super::{Away, EndReason, LeaveReason, Participant, Shown, Speaker, State, Status};
+use super::{
+    Away, Block, EndReason, LeaveReason, Participant, Role, Shown, Speaker, State, Status,
+};
 use crate::{id::ParticipantId, rooms::Room};
 
 /// Something that has become true; stored, announced and billed.
@@ -44,6 +48,13 @@ pub enum Fact {
         at: DateTime<Utc>,
         /// Why.
         reason: LeaveReason,
+    },
+    /// Nobody of whom this is known comes in until the meeting ends.
+    Blocked(Block),
+    /// A participant moderates from now on.
+    Promoted {
+        /// Who.
+        participant: ParticipantId,
     },
     /// The meeting is over.
     Ended {
@@ -122,6 +133,12 @@ pub fn apply(state: &mut State, fact: &Fact) {
             if state.participants.is_empty() {
                 state.empty_since = Some(state.last_at);
             }
+        }
+        Fact::Blocked(block) => {
+            Arc::make_mut(&mut state.blocked).insert(block.clone());
+        }
+        Fact::Promoted { participant } => {
+            state.change(*participant, |known| known.role = Role::Moderator);
         }
         Fact::Ended { .. } | Fact::Abandoned { .. } => state.status = Status::Ended,
         Fact::Showed { participant, shown } => {

@@ -8,7 +8,12 @@ use super::{
     ChatMessage, Connection, Device, EndReason, Grant, LeaveReason, ResumeHash, ShownChange,
     Speaker,
 };
-use crate::{deadlines::Key, id::ParticipantId, rooms::Room, sfu};
+use crate::{
+    deadlines::Key,
+    id::ParticipantId,
+    rooms::{AddressHash, PasswordHash, Room},
+    sfu,
+};
 
 /// Something that happens to a meeting.
 #[derive(Clone, Debug)]
@@ -35,6 +40,11 @@ pub enum Input {
         by: Speaker,
         /// The last moment when it is known to have stood.
         since: DateTime<Utc>,
+    },
+    /// Somebody who was let in was gone before they were told.
+    Unheard {
+        /// Who.
+        by: Speaker,
     },
     /// A participant says something of their devices.
     Show {
@@ -106,6 +116,7 @@ impl Input {
             | Self::Resume { .. }
             | Self::Leave { .. }
             | Self::Disconnected { .. }
+            | Self::Unheard { .. }
             | Self::Due(_)
             | Self::End { .. }
             | Self::Rules(_)
@@ -137,6 +148,12 @@ pub struct JoinRequest {
     pub device: Arc<Device>,
     /// What their token gives, where they have shown one.
     pub grant: Option<Grant>,
+    /// The room's password as it was when theirs was found to be it.
+    pub password: Option<PasswordHash>,
+    /// Whether they have shown the token of the room's creator.
+    pub is_creator: bool,
+    /// Where they come from, where they are known by nothing else.
+    pub address: Option<AddressHash>,
     /// Hash of the token that brings a lost connection back, where the client can do that.
     pub resume: Option<ResumeHash>,
     /// The room as it is now: its rules may have changed since the meeting began.

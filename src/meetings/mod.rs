@@ -4,6 +4,7 @@
 //! to the meeting goes through that task: [`decide`] says what comes of it, [`commit`] writes it, and only then is it so.
 
 pub mod admission;
+mod asking;
 mod book;
 mod commit;
 mod decide;
@@ -19,6 +20,8 @@ mod store;
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    num::NonZeroU32,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -32,7 +35,11 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use self::owner::{Envelope, Lease, Owner, Sender};
+use self::{
+    admission::Applicant,
+    asking::Asking,
+    owner::{Envelope, Lease, Owner, Sender},
+};
 pub use self::{
     admission::{Grant, Refusal},
     decide::{Decision, Effect},
@@ -42,7 +49,7 @@ pub use self::{
     owner::Outbox,
     reason::{EndReason, LeaveReason},
     state::{
-        Away, Connection, Device, Identity, Participant, ResumeHash, Role, Shown, ShownChange,
+        Away, Block, Connection, Device, Identity, Participant, ResumeHash, Role, Shown, ShownChange,
         Speaker, State, Status,
     },
 };
@@ -50,7 +57,8 @@ use crate::{
     clock::Clock,
     db::Db,
     id::{AppId, BatchId, MeetingId, NodeId, ParticipantId, RoomId},
-    rooms::{self, Room, RoomName},
+    rate::{self, Buckets, Limit},
+    rooms::{self, AddressHash, CreatorToken, Password, PasswordHash, Room, RoomName},
     sealed::MasterKey,
     sfu,
     tokens::{self, TokenText},
@@ -116,6 +124,10 @@ pub struct Context {
     /// Wakes whoever carries commands to owners.
     commands: Notify,
     live: Mutex<Live>,
+    /// Wrong passwords that an address may try in a room.
+    wrong_passwords: Buckets<(IpAddr, RoomId)>,
+    /// Refusals of one code that an app is told of one room.
+    announced: Buckets<(RoomId, &'static str)>,
     /// Held while a room's meeting is looked up or opened, by the room's hash, so that two who join at once open one.
     opening: [tokio::sync::Mutex<()>; 64],
     hasher: RandomState,
@@ -147,6 +159,15 @@ pub struct Seat {
     inbox: mpsc::Sender<Envelope>,
 }
 
+/// Who calls: on whose host, and from where.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The app on whose host they are.
+    pub app: AppId,
+    /// Their address.
+    pub address: IpAddr,
+}
+
 /// How somebody comes in.
 #[derive(Clone, Debug)]
 pub enum Entry {
@@ -158,6 +179,10 @@ pub enum Entry {
         device: Arc<Device>,
         /// The token that they show.
         token: Option<TokenText>,
+        /// The password that they give.
+        password: Option<Password>,
+        /// The token of the room's creator, as they say.
+        creator_token: Option<CreatorToken>,
         /// Hash of the token that brings a lost connection back, where the client can do that.
         resume: Option<ResumeHash>,
     },
@@ -249,6 +274,8 @@ impl Meetings {
             asleep: AtomicU64::new(0),
             commands: Notify::new(),
             live: Mutex::default(),
+            wrong_passwords: Buckets::new(Limit::per_minute("passwords", WRONG_PASSWORDS)),
+            announced: Buckets::new(Limit::per_minute("refusals", ANNOUNCED_REFUSALS)),
             opening: [const { tokio::sync::Mutex::const_new(()) }; 64],
             hasher: RandomState::new(),
         }))
@@ -261,68 +288,55 @@ impl Meetings {
 
     /// Lets somebody into the meeting of a room, which begins if there is none. What they are told goes to `outbox`.
     ///
+    /// Whoever drops the future has gone: their place is free again.
+    ///
     /// # Errors
     ///
     /// The [`Refusal`] that they are to be told; [`Refusal::TryAgain`] after [`PATIENCE`].
     pub async fn enter(
         &self,
-        app: AppId,
+        caller: Caller,
         name: &RoomName,
         entry: Entry,
         outbox: Outbox,
     ) -> Result<Seat, Refusal> {
-        let enter = self.enter_in_time(app, name, entry, outbox);
-        tokio::time::timeout(PATIENCE, enter)
-            .await
-            .unwrap_or(Err(Refusal::TryAgain))
+        let mut asking = Asking::new(self.0.clone(), caller.app);
+        let enter = self.enter_in_time(caller, name, entry, outbox, &mut asking);
+        let outcome = tokio::time::timeout(PATIENCE, enter).await;
+        let outcome = outcome.unwrap_or(Err(Refusal::TryAgain));
+        asking.settle(outcome.as_ref().err());
+        outcome
     }
 
     async fn enter_in_time(
         &self,
-        app: AppId,
+        caller: Caller,
         name: &RoomName,
         entry: Entry,
         outbox: Outbox,
+        asking: &mut Asking,
     ) -> Result<Seat, Refusal> {
         let connection = outbox.connection;
         // A meeting may end, and a room may change, between the look-up and the join: it is looked up again.
         for _ in 0..3 {
-            let (room, grant) = self.look_up(app, name, &entry).await?;
-            let inbox = match self.owner(&room, &entry, grant.as_ref()).await {
+            let (room, input) = self
+                .look_up(caller, name, &entry, connection, asking)
+                .await?;
+            let inbox = match self.owner(&room, &input).await {
                 Ok(inbox) => inbox,
-                Err(Refusal::MeetingEnded) => continue,
+                Err(Refusal::MeetingEnded | Refusal::RoomChanged) => continue,
                 Err(refusal) => return Err(refusal),
-            };
-            let input = match &entry {
-                Entry::Join {
-                    name,
-                    device,
-                    resume,
-                    ..
-                } => {
-                    let participant = ParticipantId::new(self.0.clock.now(), &mut rand::rng());
-                    let (name, resume) = (name.clone(), *resume);
-                    Input::Join(Box::new(JoinRequest {
-                        participant,
-                        connection,
-                        name,
-                        device: device.clone(),
-                        grant,
-                        resume,
-                        room,
-                    }))
-                }
-                Entry::Resume(hash) => Input::Resume {
-                    hash: *hash,
-                    connection,
-                },
             };
             let (reply, answer) = oneshot::channel();
             let from = Sender::Entering(outbox.clone(), reply);
-            if inbox.send(Envelope { input, from }).await.is_err() {
+            let Ok(place) = inbox.reserve().await else {
                 continue;
-            }
-            match answer.await {
+            };
+            asking.is_with_owner = true;
+            place.send(Envelope { input, from });
+            let answer = answer.await;
+            asking.is_with_owner = false;
+            match answer {
                 Ok(Ok(participant)) => {
                     return Ok(Seat {
                         participant,
@@ -330,7 +344,7 @@ impl Meetings {
                         inbox,
                     });
                 }
-                Ok(Err(Refusal::MeetingEnded)) | Err(_) => {}
+                Ok(Err(Refusal::MeetingEnded | Refusal::RoomChanged)) | Err(_) => {}
                 Ok(Err(refusal)) => return Err(refusal),
             }
         }
@@ -394,38 +408,102 @@ impl Meetings {
         self.0.tasks.wait().await;
     }
 
-    /// The room, and what the token of whoever wants to join gives in it; both from one transaction.
+    /// The room as it is, and what whoever wants in asks of its meeting, with all that they have shown looked into.
     async fn look_up(
         &self,
-        app: AppId,
+        caller: Caller,
         name: &RoomName,
         entry: &Entry,
-    ) -> Result<(Room, Option<Grant>), Refusal> {
+        connection: Connection,
+        asking: &mut Asking,
+    ) -> Result<(Room, Input), Refusal> {
+        let app = caller.app;
         let mut tx = self.0.db.begin(app).await.map_err(try_again)?;
         let room = rooms::find(&mut tx, app, name).await.map_err(try_again)?;
         let room = room.ok_or(Refusal::RoomNotFound)?;
-        let Entry::Join {
-            token: Some(token), ..
-        } = entry
-        else {
-            return Ok((room, None));
+        let (name, device, token, password, creator_token, resume) = match entry {
+            Entry::Resume(hash) => {
+                let (hash, connection) = (*hash, connection);
+                return Ok((room, Input::Resume { hash, connection }));
+            }
+            Entry::Join {
+                name,
+                device,
+                token,
+                password,
+                creator_token,
+                resume,
+            } => (name, device, token, password, creator_token, *resume),
         };
+        asking.knows(&room, name);
         let now = self.0.clock.now();
         admission::check_time(&room.rules, now)?;
-        let claims = tokens::verify(&mut tx, app, token, &self.0.master_key, now).await;
-        let claims = claims
-            .map_err(|error| Refusal::of_token(&error).unwrap_or_else(|| try_again(error)))?;
-        let grant = Grant::new(claims, &room.name)?;
-        Ok((room, Some(grant)))
+        let mut grant = None;
+        if let Some(token) = token {
+            let claims = tokens::verify(&mut tx, app, token, &self.0.master_key, now).await;
+            let claims = claims
+                .map_err(|error| Refusal::of_token(&error).unwrap_or_else(|| try_again(error)))?;
+            let given = Grant::new(claims, &room.name)?;
+            asking.knows_bearer(&given);
+            grant = Some(given);
+        }
+        drop(tx); // a password takes its time
+        let creator = room.creator.as_ref().zip(creator_token.as_ref());
+        let is_creator = creator.is_some_and(|(kept, given)| kept.is_of(given));
+        let password = match (&grant, &room.password, password) {
+            (None, Some(hash), Some(given)) => {
+                self.check_password(caller.address, room.id, hash, given)
+                    .await?;
+                Some(hash.clone())
+            }
+            _ => None,
+        };
+        let address = AddressHash::new(app, caller.address, &self.0.master_key);
+        let request = JoinRequest {
+            participant: ParticipantId::new(now, &mut rand::rng()),
+            connection,
+            name: name.clone(),
+            device: device.clone(),
+            password,
+            is_creator,
+            address: grant.is_none().then_some(address),
+            grant,
+            resume,
+            room: room.clone(),
+        };
+        Ok((room, Input::Join(Box::new(request))))
     }
 
-    /// The way to the owner of the room's meeting; a new meeting where there is none and `entry` may begin one.
-    async fn owner(
+    /// Whether a password is the room's. Outside of the meeting's task: it takes its time.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::InvalidPassword`], which costs nothing more once too many were wrong.
+    async fn check_password(
         &self,
-        room: &Room,
-        entry: &Entry,
-        grant: Option<&Grant>,
-    ) -> Result<mpsc::Sender<Envelope>, Refusal> {
+        address: IpAddr,
+        room: RoomId,
+        hash: &PasswordHash,
+        given: &Password,
+    ) -> Result<(), Refusal> {
+        let tries = &self.0.wrong_passwords;
+        let key = (rate::network(address), room);
+        let refusal = |left: rate::Quota| Refusal::InvalidPassword {
+            retry_after_sec: left.wait_seconds(1),
+        };
+        let left = tries.left(&key, self.0.clock.now());
+        if left.wait(1) > 0 {
+            return Err(refusal(left));
+        }
+        if hash.is_of(given.clone()).await.map_err(try_again)? {
+            Ok(())
+        } else {
+            Err(refusal(tries.charge(&key, self.0.clock.now())))
+        }
+    }
+
+    /// The way to the owner of the room's meeting; a new meeting where there is none and `input` may begin one.
+    async fn owner(&self, room: &Room, input: &Input) -> Result<mpsc::Sender<Envelope>, Refusal> {
         if let Some(owner) = self.0.owner_in(room.id) {
             return Ok(owner.inbox);
         }
@@ -437,7 +515,7 @@ impl Meetings {
         if self.0.stopping.is_cancelled() || self.0.overslept() {
             return Err(Refusal::TryAgain);
         }
-        if let Entry::Resume(_) = entry {
+        let Input::Join(request) = input else {
             // After a restart it may take a moment until somebody owns the meeting.
             let running = self.is_running(room).await.map_err(try_again)?;
             return Err(if running {
@@ -445,10 +523,10 @@ impl Meetings {
             } else {
                 Refusal::ResumeFailed
             });
-        }
+        };
         // Nobody is in: what speaks against a join is known before a meeting is opened for it.
         let now = self.0.clock.now();
-        admission::check(room, grant, 0, now)?;
+        admission::check(room, &Applicant::from(&**request), None, now)?;
         let meeting = MeetingId::new(now, &mut rand::rng());
         let lease = Lease {
             app: room.app_id,
@@ -458,7 +536,7 @@ impl Meetings {
         };
         let opened = match self.open(&lease, room, now).await {
             // It was changed since it was looked up.
-            Err(rooms::Error::Changed) => return Err(Refusal::MeetingEnded),
+            Err(rooms::Error::Changed) => return Err(Refusal::RoomChanged),
             opened => opened.map_err(try_again)?,
         };
         if !opened {
@@ -470,6 +548,7 @@ impl Meetings {
             status: Status::Open,
             room: room.clone(),
             participants: Vec::new(),
+            blocked: Arc::default(),
             participant_count: 0,
             max_concurrent: 0,
             created_at: now,
@@ -558,6 +637,7 @@ impl Meetings {
             return Ok(());
         };
         let participants = store::participants(&mut tx, app_id, id).await?;
+        let blocked = store::blocks(&mut tx, app_id, id).await?;
         drop(tx);
         info!(meeting.id = %id, participants = participants.len(), "taking over a meeting");
         let state = State {
@@ -565,6 +645,7 @@ impl Meetings {
             status: row.status,
             room,
             participants,
+            blocked: Arc::new(blocked),
             participant_count: row.participant_count.unsigned_abs(),
             max_concurrent: usize::try_from(row.max_concurrent).unwrap_or_default(),
             created_at: row.created_at,
@@ -765,6 +846,11 @@ impl Context {
             .cloned()
     }
 
+    fn meeting_in(&self, room: RoomId) -> Option<MeetingId> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.rooms.get(&room).copied()
+    }
+
     fn owner_in(&self, room: RoomId) -> Option<Handle> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.owners.get(live.rooms.get(&room)?).cloned()
@@ -780,6 +866,10 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Wrong passwords that an address may try in a room, at once and per minute.
+const WRONG_PASSWORDS: NonZeroU32 = NonZeroU32::new(5).unwrap();
+/// Refusals of one code that an app is told of one room, at once and per minute: a stranger can make any number of them.
+const ANNOUNCED_REFUSALS: NonZeroU32 = NonZeroU32::new(10).unwrap();
 /// Leases are renewed this often, and at least three times while they last: two renewals may fail.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// A command from another process is noticed after this long at most.

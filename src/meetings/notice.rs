@@ -24,6 +24,8 @@ pub enum Notice {
         /// Who.
         participant: ParticipantId,
     },
+    /// Somebody's role or devices were changed for them.
+    Changed(Person),
     /// Somebody's devices or hand changed.
     Updated {
         /// Who.

@@ -273,13 +273,18 @@ impl Owner {
     fn act(&mut self, envelope: Envelope, outcome: Result<Decision, Refusal>) {
         let decision = match outcome {
             Ok(decision) => decision,
-            Err(refusal) => return refuse(envelope, refusal),
+            Err(refusal) => {
+                if let (Refusal::JoinAborted, Input::Join(request)) = (refusal, &envelope.input) {
+                    self.context.announce_gone(request);
+                }
+                return refuse(envelope, refusal);
+            }
         };
         if let (Sender::Entering(outbox, reply), Some(participant)) =
             (envelope.from, decision.entered)
         {
             self.outboxes.insert(participant, outbox);
-            // A connection that is gone is noticed as any other that is lost.
+            // A connection that is gone is noticed when it is told that it is in.
             let _ = reply.send(Ok(participant));
         }
         decision
@@ -328,7 +333,7 @@ impl Owner {
         let Some(outbox) = self.outboxes.get(&participant) else {
             return;
         };
-        if outbox.notices.try_send(notice).is_err() {
+        if let Err(error) = outbox.notices.try_send(notice) {
             let by = Speaker {
                 participant,
                 connection: outbox.connection,

@@ -11,6 +11,10 @@ pub enum LeaveReason {
     TimeLimit,
     /// Their token expired, and has `ejectAtTokenExp`.
     TokenExpired,
+    /// They joined once more, and the room has each person in once (`duplicateUser: replace`).
+    Replaced,
+    /// They were gone before they were told that they are in.
+    JoinAborted,
     /// The server died and they did not come back in time.
     ServerCrash,
     /// The server was stopped, and their client cannot come back.
@@ -50,6 +54,8 @@ impl LeaveReason {
             Self::ConnectionLost => "connectionLost",
             Self::TimeLimit => "timeLimit",
             Self::TokenExpired => "tokenExpired",
+            Self::Replaced => "replaced",
+            Self::JoinAborted => "joinAborted",
             Self::ServerCrash => "serverCrash",
             Self::ServerShutdown => "serverShutdown",
             Self::Ended(reason) => reason.as_str(),

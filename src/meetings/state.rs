@@ -1,13 +1,13 @@
 //! A live meeting, as its owner knows it.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
 use super::{LeaveReason, Refusal};
 use crate::{
     id::{MeetingId, ParticipantId, TokenId},
-    rooms::Room,
+    rooms::{AddressHash, Room},
 };
 
 /// A live meeting, as its owner knows it.
@@ -21,6 +21,8 @@ pub struct State {
     pub room: Room,
     /// Who is in, in the order of their joins.
     pub participants: Vec<Participant>,
+    /// Who was put out and is kept out until the meeting ends.
+    pub blocked: Arc<HashSet<Block>>,
     /// Stays so far, those that ended included.
     pub participant_count: u32,
     /// People who were in at the same time, at most.
@@ -88,6 +90,8 @@ pub struct Participant {
     pub identity: Arc<Identity>,
     /// What they joined with; written with the join, and not known to an owner that took the meeting over.
     pub device: Arc<Device>,
+    /// Where they joined from, where they are known by nothing else.
+    pub address: Option<AddressHash>,
     /// When they joined.
     pub joined_at: DateTime<Utc>,
     /// When their time is up.
@@ -104,6 +108,19 @@ pub struct Participant {
     pub connection: Connection,
     /// What they say of their devices and their hand.
     pub shown: Shown,
+}
+
+/// What is known of somebody who was put out, and lets nobody in until the meeting ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Block {
+    /// The token that they joined with.
+    Token(TokenId),
+    /// What would have brought their connection back.
+    Resume(ResumeHash),
+    /// Who the app says that they are: `externalUserId`.
+    Person(String),
+    /// Where they came from.
+    Address(AddressHash),
 }
 
 /// Who the app says that somebody is. For the app alone: the others in the meeting are not told.
@@ -203,6 +220,19 @@ impl State {
         {
             change(participant);
         }
+    }
+}
+
+impl Participant {
+    /// What keeps them out once they are put out: their token and their connection; with a ban whoever they are, too, as far as
+    /// that is known.
+    pub fn blocks(&self, is_ban: bool) -> Vec<Block> {
+        let token = self.token.map(Block::Token);
+        let resume = self.resume.map(Block::Resume);
+        let person = self.identity.external_user_id.clone().map(Block::Person);
+        let banned = person.or(self.address.map(Block::Address));
+        let banned = banned.filter(|_| is_ban);
+        [token, resume, banned].into_iter().flatten().collect()
     }
 }
 

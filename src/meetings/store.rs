@@ -1,17 +1,23 @@
-//! The only SQL that writes `meetings`, `participants` and `meeting_commands`, but for what `history` forgets.
+//! The only SQL that writes `meetings`, `participants`, `meeting_blocks` and `meeting_commands`, but for what `history`
+//! forgets.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{
-    Away, Command, Connection, Identity, LeaveReason, Participant, ResumeHash, Role, State, Status,
-    owner::Lease,
+    Away, Block, Command, Connection, Identity, LeaveReason, Participant, ResumeHash, Role, State,
+    Status, owner::Lease,
 };
 use crate::{
     db::System,
     id::{AppId, BatchId, MeetingId, NodeId, ParticipantId, RoomId, TokenId},
+    rooms::AddressHash,
 };
 
 /// A meeting that this node has just made its own.
@@ -174,7 +180,7 @@ pub async fn participants(
 ) -> sqlx::Result<Vec<Participant>> {
     let rows = sqlx::query!(
         r#"select id, name, role as "role: Role", token_id, external_user_id, email, meta, joined_at, time_up_at,
-               has_own_limit, token_expires_at, resume_hash, away_since
+               has_own_limit, token_expires_at, resume_hash, away_since, address_hash
            from participants where app_id = $1 and meeting_id = $2 and left_at is null order by joined_at, id"#,
         app as AppId,
         id as MeetingId,
@@ -192,6 +198,7 @@ pub async fn participants(
             meta: row.meta,
         }),
         device: Arc::default(),
+        address: row.address_hash.and_then(address),
         joined_at: row.joined_at,
         time_up_at: row.time_up_at,
         has_own_limit: row.has_own_limit,
@@ -272,8 +279,8 @@ pub async fn insert(
     } = &*participant.identity;
     sqlx::query!(
         "insert into participants (id, app_id, meeting_id, name, role, resume_hash, joined_at, time_up_at, token_id,
-             external_user_id, email, meta, has_own_limit, token_expires_at, browser, os)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+             external_user_id, email, meta, has_own_limit, token_expires_at, browser, os, address_hash)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         participant.id as ParticipantId,
         lease.app as AppId,
         lease.meeting as MeetingId,
@@ -290,6 +297,7 @@ pub async fn insert(
         participant.token_expires_at,
         participant.device.browser,
         participant.device.os,
+        participant.address.as_ref().map(|address| address.0.as_slice()),
     )
     .execute(conn)
     .await?;
@@ -330,6 +338,85 @@ pub async fn set_limit(
     Ok(())
 }
 
+pub async fn set_role(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    participant: ParticipantId,
+    role: Role,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update participants set role = $3 where app_id = $1 and id = $2",
+        lease.app as AppId,
+        participant as ParticipantId,
+        role as Role,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Keeps somebody out until the meeting ends.
+pub async fn block(conn: &mut PgConnection, lease: &Lease, block: &Block) -> sqlx::Result<()> {
+    let (kind, value) = match block {
+        Block::Token(token) => ("token", token.as_bytes().as_slice()),
+        Block::Resume(hash) => ("resume", hash.as_slice()),
+        Block::Person(id) => ("person", id.as_bytes()),
+        Block::Address(AddressHash(hash)) => ("address", hash.as_slice()),
+    };
+    sqlx::query!(
+        "insert into meeting_blocks (app_id, meeting_id, kind, value) values ($1, $2, $3, $4) on conflict do nothing",
+        lease.app as AppId,
+        lease.meeting as MeetingId,
+        kind,
+        value,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Who is kept out of a meeting. What a newer version kept them out by, this one does not know.
+pub async fn blocks(
+    conn: &mut PgConnection,
+    app: AppId,
+    id: MeetingId,
+) -> sqlx::Result<HashSet<Block>> {
+    let rows = sqlx::query!(
+        "select kind, value from meeting_blocks where app_id = $1 and meeting_id = $2",
+        app as AppId,
+        id as MeetingId,
+    )
+    .fetch_all(conn)
+    .await?;
+    let block = |kind: &str, value: Vec<u8>| match kind {
+        "token" => Some(Block::Token(TokenId::from_bytes(value.try_into().ok()?))),
+        "resume" => Some(Block::Resume(value.try_into().ok()?)),
+        "person" => Some(Block::Person(String::from_utf8(value).ok()?)),
+        "address" => address(value).map(Block::Address),
+        _ => None,
+    };
+    let blocks = rows
+        .into_iter()
+        .filter_map(|row| block(&row.kind, row.value));
+    Ok(blocks.collect())
+}
+
+/// Forgets whom a meeting that is over kept out.
+pub async fn forget_blocks(conn: &mut PgConnection, lease: &Lease) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from meeting_blocks where meeting_id = $1 and app_id = $2",
+        lease.meeting as MeetingId,
+        lease.app as AppId,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+fn address(stored: Vec<u8>) -> Option<AddressHash> {
+    stored.try_into().ok().map(AddressHash)
+}
+
 /// Ends these stays; returns those whose person was erased while they were in.
 pub async fn close(
     conn: &mut PgConnection,
@@ -347,7 +434,8 @@ pub async fn close(
     let reasons: Vec<&str> = left.iter().map(|(.., reason)| reason.as_str()).collect();
     let closed = sqlx::query!(
         r#"update participants p
-         set left_at = l.at, leave_reason = l.reason, token_id = case when p.name is not null then p.token_id end,
+         set left_at = l.at, leave_reason = l.reason, address_hash = null,
+             token_id = case when p.name is not null then p.token_id end,
              resume_hash = case when p.name is not null then p.resume_hash end
          from unnest($2::bytea[], $3::timestamptz[], $4::text[]) as l (id, at, reason)
          where p.app_id = $1 and p.id = l.id and p.left_at is null

@@ -1,5 +1,6 @@
 //! Rooms: named, reusable places with rules; meetings come and go in them.
 
+mod anonymous;
 mod password;
 pub mod property;
 mod rtmp;
@@ -12,6 +13,7 @@ use sqlx::{PgConnection, PgTransaction};
 
 pub(crate) use self::rules::words;
 pub use self::{
+    anonymous::{AddressHash, Anonymous, AnonymousRoom, CreatorHash, CreatorToken, Refused},
     password::{MalformedPassword, NotHashed, Password, PasswordHash},
     rtmp::{MalformedRtmpUrl, RtmpUrl},
     rules::{
@@ -46,6 +48,10 @@ pub struct Room {
     pub password: Option<PasswordHash>,
     /// Where its composition is streamed to.
     pub rtmp_out_url: Option<Sealed<RtmpUrl>>,
+    /// Whether it was made by somebody without a credential.
+    pub anonymous: bool,
+    /// What is kept of the token with which whoever made it moderates.
+    pub creator: Option<CreatorHash>,
     /// How often it was changed.
     pub version: i32,
     /// When it was made.
@@ -146,21 +152,9 @@ pub async fn create(
     now: DateTime<Utc>,
     rng: &mut impl Rng,
 ) -> Result<Room, Error> {
-    let name = wanted.name.clone();
-    let mut room = Room {
-        id: RoomId::new(now, rng),
-        app_id: app,
-        name: name.unwrap_or_else(|| RoomName::generate(rng)),
-        rules: defaults,
-        webhooks: RoomUrls::default(),
-        password: None,
-        rtmp_out_url: None,
-        version: 0,
-        created_at: now,
-        archived_at: None,
-    };
+    let mut room = Room::new(app, defaults, now, rng);
     room.change(wanted, master_key)?;
-    store::insert(conn, &room).await?;
+    store::insert(conn, &room, None).await?;
     Ok(room)
 }
 
@@ -334,6 +328,24 @@ pub async fn rewrap(conn: &mut System, master_key: &MasterKey) -> Result<u64, Er
 }
 
 impl Room {
+    /// A room that is not stored yet, under a name of chance.
+    fn new(app: AppId, rules: Rules, now: DateTime<Utc>, rng: &mut impl Rng) -> Self {
+        Self {
+            id: RoomId::new(now, rng),
+            app_id: app,
+            name: RoomName::generate(rng),
+            rules,
+            webhooks: RoomUrls::default(),
+            password: None,
+            rtmp_out_url: None,
+            anonymous: false,
+            creator: None,
+            version: 0,
+            created_at: now,
+            archived_at: None,
+        }
+    }
+
     /// Where its composition is streamed to.
     ///
     /// # Errors

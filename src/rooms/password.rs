@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use argon2::{Argon2, PasswordHasher, password_hash::phc};
+use argon2::{Argon2, PasswordHasher, PasswordVerifier, password_hash::phc};
 use rand::{Rng, RngExt};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
@@ -25,7 +25,9 @@ pub struct MalformedPassword;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotHashed {
     /// Too many are waiting.
-    #[error("too many passwords are being set at the moment; try again in a few seconds")]
+    #[error(
+        "too many passwords are being set or checked at the moment; try again in a few seconds"
+    )]
     Busy,
     /// The server stops, or has no memory left.
     #[error("a password could not be hashed")]
@@ -40,21 +42,54 @@ impl Password {
     /// [`NotHashed`].
     pub async fn hash(self, rng: &mut impl Rng) -> Result<PasswordHash, NotHashed> {
         let salt: [u8; 16] = rng.random();
-        let turn = tokio::time::timeout(PATIENCE, TURNS.acquire()).await;
-        let _turn = turn
-            .map_err(|_| NotHashed::Busy)?
-            .map_err(|_| NotHashed::Failed)?;
-        let hash = move || -> Result<PasswordHash, NotHashed> {
+        in_turn(move || {
             let password = self.0.expose_secret().as_bytes();
             let hash: phc::PasswordHash = Argon2::default()
                 .hash_password_with_salt(password, &salt)
                 .map_err(|_| NotHashed::Failed)?;
             Ok(PasswordHash(hash.to_string()))
-        };
-        tokio::task::spawn_blocking(hash)
-            .await
-            .map_err(|_| NotHashed::Failed)?
+        })
+        .await
     }
+}
+
+impl PasswordHash {
+    /// The hash as it is stored.
+    #[cfg(test)]
+    pub const fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Whether it is this password's. As costly as [`Password::hash`].
+    ///
+    /// # Errors
+    ///
+    /// [`NotHashed`].
+    pub async fn is_of(&self, password: Password) -> Result<bool, NotHashed> {
+        let kept = self.0.clone();
+        in_turn(move || {
+            let kept = phc::PasswordHash::new(&kept).map_err(|_| NotHashed::Failed)?;
+            let password = password.0.expose_secret().as_bytes();
+            Ok(Argon2::default().verify_password(password, &kept).is_ok())
+        })
+        .await
+    }
+}
+
+/// Computes on a thread of its own, once there is a turn.
+async fn in_turn<T: Send + 'static>(
+    compute: impl FnOnce() -> Result<T, NotHashed> + Send + 'static,
+) -> Result<T, NotHashed> {
+    let turn = tokio::time::timeout(PATIENCE, TURNS.acquire()).await;
+    let turn = turn
+        .map_err(|_| NotHashed::Busy)?
+        .map_err(|_| NotHashed::Failed)?;
+    let computed = tokio::task::spawn_blocking(move || {
+        // Kept by the thread: it goes on when nobody waits for it any more.
+        let _turn = turn;
+        compute()
+    });
+    computed.await.map_err(|_| NotHashed::Failed)?
 }
 
 impl std::str::FromStr for Password {
@@ -77,12 +112,11 @@ impl std::fmt::Debug for PasswordHash {
 
 /// Longest wait for a turn.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Passwords hashed at once: each needs 19 MiB and a core.
+/// Passwords hashed or checked at once: each needs 19 MiB and a core.
 static TURNS: Semaphore = Semaphore::const_new(2);
 
 #[cfg(test)]
 mod tests {
-    use argon2::PasswordVerifier;
     use rand::{SeedableRng, rngs::SmallRng};
 
     use super::*;
@@ -95,17 +129,9 @@ mod tests {
         let second = password.hash(&mut rng).await.unwrap();
         assert_ne!(first, second, "each has a salt of its own");
         assert!(first.0.starts_with("$argon2id$v=19$"), "{}", first.0);
-        let kept = phc::PasswordHash::new(&first.0).unwrap();
-        assert!(
-            Argon2::default()
-                .verify_password(b"correct horse", &kept)
-                .is_ok()
-        );
-        assert!(
-            Argon2::default()
-                .verify_password(b"correct house", &kept)
-                .is_err()
-        );
+        for (text, is_right) in [("correct horse", true), ("correct house", false)] {
+            assert_eq!(first.is_of(text.parse().unwrap()).await, Ok(is_right));
+        }
     }
 
     #[test]

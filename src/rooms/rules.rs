@@ -345,6 +345,21 @@ impl Rules {
         self.eject_after.map(TimeDelta::from)
     }
 
+    /// The same without what needs the SFU, as for a mesh room.
+    pub fn without_sfu(self) -> Self {
+        Self {
+            audio_only: false,
+            owner_only_broadcast: false,
+            enable_recording: false,
+            record_room: false,
+            enable_composition: false,
+            record_composition: false,
+            enable_rtmp_out: false,
+            enable_live_streaming: false,
+            ..self
+        }
+    }
+
     /// Switches on what others need: a stream or a recording of the composition needs the composition.
     pub fn imply(&mut self) {
         self.enable_composition |=
@@ -496,6 +511,7 @@ mod tests {
             .map(|(name, _)| name)
             .collect();
         assert_eq!(names, ["audioOnlyRoom", "recordRoom"]);
+        assert_eq!(rules.without_sfu().contradictions(), []);
     }
 
     proptest! {

@@ -3,7 +3,9 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, types::Json};
 
-use super::{Error, PasswordHash, Privacy, Room, RoomName, RtmpUrl, Rules};
+use super::{
+    AddressHash, CreatorHash, Error, PasswordHash, Privacy, Room, RoomName, RtmpUrl, Rules,
+};
 use crate::{
     db::{System, constraint},
     deadlines::Kind,
@@ -24,6 +26,8 @@ struct Row {
     meeting_ended_webhook: Option<String>,
     password_hash: Option<PasswordHash>,
     rtmp_out_url: Option<Vec<u8>>,
+    anonymous: bool,
+    creator_token_hash: Option<Vec<u8>>,
     version: i32,
     created_at: DateTime<Utc>,
     archived_at: Option<DateTime<Utc>>,
@@ -44,6 +48,8 @@ impl From<Row> for Room {
             },
             password: row.password_hash,
             rtmp_out_url: row.rtmp_out_url.map(Sealed::from_stored),
+            anonymous: row.anonymous,
+            creator: row.creator_token_hash.and_then(CreatorHash::from_stored),
             version: row.version,
             created_at: row.created_at,
             archived_at: row.archived_at,
@@ -81,8 +87,8 @@ macro_rules! select {
         sqlx::query_as!(
             Row,
             r#"select id, app_id, name, rules as "rules: Json<Rules>", meeting_join_webhook, meeting_left_webhook,
-                 meeting_started_webhook, meeting_ended_webhook, password_hash, rtmp_out_url, version, created_at,
-                 archived_at
+                 meeting_started_webhook, meeting_ended_webhook, password_hash, rtmp_out_url, anonymous,
+                 creator_token_hash, version, created_at, archived_at
              from rooms r "# + $condition,
             $($argument),*
         )
@@ -90,8 +96,12 @@ macro_rules! select {
 }
 
 /// Stores a new room with the deadline of its expiry. One statement, which names its tenant itself: by itself it is a
-/// transaction, in which both rows are written or none.
-pub async fn insert(conn: &mut PgConnection, room: &Room) -> Result<(), Error> {
+/// transaction, in which both rows are written or none. `made_at` is the address that made an anonymous room.
+pub async fn insert(
+    conn: &mut PgConnection,
+    room: &Room,
+    made_at: Option<&AddressHash>,
+) -> Result<(), Error> {
     let Room {
         rules, webhooks, ..
     } = room;
@@ -100,8 +110,9 @@ pub async fn insert(conn: &mut PgConnection, room: &Room) -> Result<(), Error> {
                select decode(set_config('plenum.app_id', encode($2, 'hex'), true), 'hex') as id
            ), room as (
                insert into rooms (id, app_id, name, rules, meeting_join_webhook, meeting_left_webhook,
-                   meeting_started_webhook, meeting_ended_webhook, password_hash, rtmp_out_url, version, created_at)
-               select $1, tenant.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 from tenant
+                   meeting_started_webhook, meeting_ended_webhook, password_hash, rtmp_out_url, version, created_at,
+                   anonymous, creator_token_hash, creator_address_hash)
+               select $1, tenant.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $15, $16, $17 from tenant
                returning id, app_id
            )
            select case when $14::timestamptz is not null
@@ -121,11 +132,48 @@ pub async fn insert(conn: &mut PgConnection, room: &Room) -> Result<(), Error> {
         room.created_at,
         Kind::RoomExpires.as_str(),
         rules.expires_at(),
+        room.anonymous,
+        room.creator.as_ref().map(CreatorHash::as_bytes),
+        made_at.map(|address| address.0.as_slice()),
     )
     .fetch_one(conn)
     .await
     .map_err(name_taken)?;
     Ok(())
+}
+
+/// Has the rooms that are made from one address made one after the other, until the transaction ends.
+pub async fn lock_creator(
+    conn: &mut PgConnection,
+    app: AppId,
+    address: &AddressHash,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"select pg_advisory_xact_lock(hashtextextended('rooms of ' || encode($1, 'hex') || encode($2, 'hex'), 0)) is null
+           as "locked!""#,
+        app.as_bytes().as_slice(),
+        address.0.as_slice(),
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(())
+}
+
+/// How many anonymous rooms that were made from this address have no meeting.
+pub async fn count_unused_of(
+    conn: &mut PgConnection,
+    app: AppId,
+    address: &AddressHash,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "count!" from rooms r
+           where app_id = $1 and creator_address_hash = $2 and anonymous and archived_at is null
+             and not exists (select from meetings m where m.app_id = $1 and m.room_id = r.id and m.status <> 'ended')"#,
+        app as AppId,
+        address.0.as_slice(),
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// Stores what a change can change. Properties that are not known here, as after a newer version ran, stay.

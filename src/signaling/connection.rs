@@ -1,7 +1,8 @@
 //! One client's socket: frames in, notices out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,11 +15,11 @@ use actix_ws::{
 };
 use aws_lc_rs::digest;
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::LocalBoxFuture};
 use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     meter::Meter,
@@ -26,22 +27,36 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    id::AppId,
     meetings::{
-        self, Device, Entry, Input, MediaOffer, Meetings, Notice, Outbox, Refusal, ResumeHash,
+        self, Caller, Device, Entry, Input, MediaOffer, Meetings, Notice, Outbox, Refusal, ResumeHash,
         Seat, ShownChange, Speaker,
     },
-    rooms::RoomName,
+    rate::Toll,
+    rooms::{self, Anonymous, AnonymousRoom, RoomName},
     sfu,
+    tokens::TokenText,
 };
+
+/// Who opened a socket.
+pub struct Client {
+    /// Whose rooms they may join, and where they are.
+    pub caller: Caller,
+    /// What they have opened it with.
+    pub device: Arc<Device>,
+    /// The token that the socket was opened with, good for a `join` that brings none.
+    pub token: Option<TokenText>,
+    /// What the socket cost, given back once somebody comes into a room by it.
+    pub toll: Option<Toll>,
+}
 
 /// Serves one socket until either side closes it.
 ///
-/// `app` is whose rooms it may join, `device` what its client is. After `stopping` it takes no more joins, and closes once it is in no meeting.
+/// `anonymous` makes rooms for whoever may make one. After `stopping` it takes no more joins, and closes once it is in no
+/// meeting.
 pub async fn connect(
-    app: AppId,
-    device: Device,
+    client: Client,
     meetings: Meetings,
+    anonymous: Arc<Anonymous>,
     clock: Clock,
     session: Session,
     messages: AggregatedMessageStream,
@@ -49,19 +64,23 @@ pub async fn connect(
 ) {
     let heard = clock.now();
     let mut connection = Connection {
-        app,
-        device: device.into(),
+        client,
         meetings,
+        anonymous,
         clock,
         session,
         place: None,
+        entering: None,
         heard,
     };
-    let end = connection.serve(messages, &stopping).await;
+    let Err(end) = connection.serve(messages, &stopping).await;
+    // Before the place is looked at: on the way in there is none yet.
+    connection.entering = None;
     if let Some(place) = connection.place.take() {
         let by = place.seat.speaker();
         let now = connection.clock.now();
         let input = match end.how {
+            _ if !place.is_welcome => Input::Unheard { by },
             How::OnPurpose => Input::Leave { by, at: now },
             How::Lost => Input::Disconnected { by, since: now },
             How::Silent => Input::Disconnected {
@@ -76,15 +95,25 @@ pub async fn connect(
 }
 
 struct Connection {
-    app: AppId,
-    device: Arc<Device>,
+    client: Client,
     meetings: Meetings,
+    anonymous: Arc<Anonymous>,
     clock: Clock,
     session: Session,
     /// Where the client is in, if it is.
     place: Option<Place>,
+    /// The way in that is under way. Dropped with the socket, it comes to nothing.
+    entering: Option<Entering>,
     /// When the client was last heard of.
     heard: DateTime<Utc>,
+}
+
+/// A client on its way into a meeting.
+struct Entering {
+    outcome: LocalBoxFuture<'static, Result<Seat, Refusal>>,
+    room: RoomName,
+    notices: mpsc::Receiver<Notice>,
+    resume_token: Option<String>,
 }
 
 /// A client's place in a meeting.
@@ -94,6 +123,8 @@ struct Place {
     notices: mpsc::Receiver<Notice>,
     /// Given to a client that can resume.
     resume_token: Option<String>,
+    /// Whether the client was told that it is in.
+    is_welcome: bool,
     /// Whether an offer has not been answered yet.
     negotiating: bool,
 }
@@ -153,7 +184,7 @@ impl Connection {
         &mut self,
         mut messages: AggregatedMessageStream,
         stopping: &CancellationToken,
-    ) -> End {
+    ) -> Result<Infallible, End> {
         let mut ping = tokio::time::interval(PING_EVERY);
         ping.reset();
         let start = self.clock.instant();
@@ -167,17 +198,30 @@ impl Connection {
             2.0 * protocol::FRAMES_PER_SECOND,
             start,
         );
+        // What a client says while it comes in is heard once it is decided whether it does.
+        let mut held = VecDeque::new();
         loop {
-            let outside = self.place.is_none();
-            let place = &mut self.place;
+            let outside = self.place.is_none() && self.entering.is_none();
+            let (place, entering) = (&mut self.place, &mut self.entering);
+            let is_entering = entering.is_some();
+            if !is_entering && let Some(message) = held.pop_front() {
+                self.hear(Some(Ok(message))).await?;
+                continue;
+            }
             let step = tokio::select! {
+                outcome = async {
+                    match entering {
+                        Some(entering) => (&mut entering.outcome).await,
+                        None => std::future::pending().await,
+                    }
+                } => self.entered(outcome).await,
                 notice = async {
                     match place {
                         Some(place) => place.notices.recv().await,
                         None => std::future::pending().await,
                     }
                 } => self.tell(notice).await,
-                message = messages.next() => {
+                message = messages.next(), if held.len() < HELD => {
                     self.heard = self.clock.now();
                     let instant = self.clock.instant();
                     let length = match &message {
@@ -186,7 +230,13 @@ impl Connection {
                     };
                     // A length is exact up to 2^53.
                     if bytes.take(length as f64, instant) && frames.take(1.0, instant) {
-                        self.hear(message).await
+                        match message {
+                            Some(Ok(message)) if is_entering && !is_last(&message) => {
+                                held.push_back(message);
+                                Ok(())
+                            }
+                            message => self.hear(message).await,
+                        }
                     } else {
                         self.refuse(&Problem::TooFast).await.and_then(|()| Err(End::lost(CloseReason::from(CloseCode::Policy))))
                     }
@@ -194,9 +244,7 @@ impl Connection {
                 _ = ping.tick() => self.ping().await,
                 () = stopping.cancelled(), if outside => Err(End::lost(CloseReason::from(CloseCode::Restart))),
             };
-            if let Err(end) = step {
-                return end;
-            }
+            step?;
         }
     }
 
@@ -268,6 +316,7 @@ impl Connection {
             for frame in protocol::frames(&notice, &place.audience(), now) {
                 send(&mut self.session, &frame).await?;
             }
+            place.is_welcome = true;
         }
         match notice {
             Notice::Ended(_) => {
@@ -298,25 +347,34 @@ impl Connection {
                 room_id,
                 name,
                 token,
+                password,
+                creator_token,
+                is_host,
                 resumable,
             } => {
                 let name = protocol::display_name(&name)?;
                 let resume_token = resumable.then(new_resume_token);
                 let resume = resume_token.as_deref().map(resume_hash);
+                let made = is_host.unwrap_or_default().then(|| AnonymousRoom {
+                    password: password.clone(),
+                    ..AnonymousRoom::default()
+                });
                 let entry = Entry::Join {
                     name,
-                    device: self.device.clone(),
-                    token,
+                    device: self.client.device.clone(),
+                    token: token.or_else(|| self.client.token.clone()),
+                    password,
+                    creator_token,
                     resume,
                 };
-                self.enter(&room_id, entry, resume_token).await
+                self.enter(&room_id, entry, resume_token, made)
             }
             ClientFrame::Resume {
                 room_id,
                 resume_token,
             } => {
                 let entry = Entry::Resume(resume_hash(&resume_token));
-                self.enter(&room_id, entry, Some(resume_token)).await
+                self.enter(&room_id, entry, Some(resume_token), None)
             }
             // Leaving twice is leaving.
             ClientFrame::Leave => match self.place.take() {
@@ -376,11 +434,13 @@ impl Connection {
         self.say(|by| Input::Offer { by, offer }).await
     }
 
-    async fn enter(
+    /// Begins to come in. A room that there is not is made as `made`, where that is given.
+    fn enter(
         &mut self,
         room: &str,
         entry: Entry,
         resume_token: Option<String>,
+        made: Option<AnonymousRoom>,
     ) -> Result<(), Problem> {
         if self.place.is_some() {
             return Err(Problem::AlreadyJoined);
@@ -393,21 +453,95 @@ impl Connection {
             connection,
             notices: sender,
         };
-        let seat = self.meetings.enter(self.app, &room, entry, outbox).await?;
-        self.place = Some(Place {
+        let (meetings, anonymous) = (self.meetings.clone(), self.anonymous.clone());
+        let (caller, name) = (self.client.caller, room.clone());
+        let outcome = async move {
+            let Some(made) = made else {
+                return meetings.enter(caller, &name, entry, outbox).await;
+            };
+            match meetings
+                .enter(caller, &name, entry.clone(), outbox.clone())
+                .await
+            {
+                Err(Refusal::RoomNotFound) => {
+                    let name = Some(name.clone());
+                    make(&anonymous, caller, AnonymousRoom { name, ..made }).await?;
+                }
+                outcome => return outcome,
+            }
+            meetings.enter(caller, &name, entry, outbox).await
+        };
+        self.entering = Some(Entering {
+            outcome: Box::pin(outcome),
             room,
-            seat,
             notices,
             resume_token,
-            negotiating: false,
         });
         Ok(())
+    }
+
+    /// The way in has come to an end, inside or outside.
+    async fn entered(&mut self, outcome: Result<Seat, Refusal>) -> Result<(), End> {
+        // It may have taken its time.
+        self.heard = self.clock.now();
+        let entering = self.entering.take();
+        match (outcome, entering) {
+            (Ok(seat), Some(entering)) => {
+                if let Some(toll) = self.client.toll.take() {
+                    toll.give_back();
+                }
+                let Entering {
+                    room,
+                    notices,
+                    resume_token,
+                    ..
+                } = entering;
+                self.place = Some(Place {
+                    room,
+                    seat,
+                    notices,
+                    resume_token,
+                    is_welcome: false,
+                    negotiating: false,
+                });
+                Ok(())
+            }
+            (Err(refusal), _) => self.refuse(&refusal.into()).await,
+            (Ok(_), None) => Ok(()),
+        }
     }
 
     async fn say(&self, input: impl FnOnce(Speaker) -> Input) -> Result<(), Problem> {
         let place = self.place.as_ref().ok_or(Refusal::NotJoined)?;
         Ok(place.seat.send(input(place.seat.speaker())).await?)
     }
+}
+
+/// Makes a room for somebody who comes as its host. That somebody else was quicker does not matter.
+async fn make(anonymous: &Anonymous, caller: Caller, room: AnonymousRoom) -> Result<(), Refusal> {
+    let made = match anonymous.charge(caller.address) {
+        Ok(()) => anonymous.create(caller.app, caller.address, room).await,
+        Err(refused) => Err(refused),
+    };
+    match made {
+        Ok(_) | Err(rooms::Refused::Room(rooms::Error::NameTaken)) => Ok(()),
+        Err(rooms::Refused::NotAllowed) => Err(Refusal::RoomNotFound),
+        Err(rooms::Refused::TooFast { retry_after_sec }) => Err(Refusal::QuotaExceeded {
+            retry_after_sec: Some(retry_after_sec),
+        }),
+        Err(rooms::Refused::Quota) => Err(Refusal::QuotaExceeded {
+            retry_after_sec: None,
+        }),
+        Err(error) => {
+            warn!(%error, "a room could not be made for its host");
+            Err(Refusal::TryAgain)
+        }
+    }
+}
+
+/// Whether nothing is heard after it.
+fn is_last(message: &AggregatedMessage) -> bool {
+    matches!(message, AggregatedMessage::Close(_))
 }
 
 /// Sends a frame. A client that does not take it in time counts as silent.
@@ -435,6 +569,8 @@ fn resume_hash(token: &str) -> ResumeHash {
 /// Numbers connections, so that what comes from a replaced one can be told apart.
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
+/// Frames that are held back at most while their client comes in; more wait in the socket.
+const HELD: usize = 32;
 /// Notices that wait for a slow client at most; one more and it is dropped.
 const NOTICES: usize = 256;
 /// A client that takes nothing for this long is dropped.

@@ -8,4 +8,7 @@ mod device;
 mod meter;
 pub mod protocol;
 
-pub use self::{connection::connect, device::device};
+pub use self::{
+    connection::{Client, connect},
+    device::device,
+};

@@ -49,21 +49,7 @@ impl Problem {
             Self::TooFast => "TOO_FAST",
             Self::Negotiating => "TRY_AGAIN",
             Self::NotNegotiated(_) => "NEGOTIATION_FAILED",
-            Self::Refused(refusal) => match refusal {
-                Refusal::RoomNotFound => "ROOM_NOT_FOUND",
-                Refusal::RoomNotOpen { .. } => "ROOM_NOT_OPEN",
-                Refusal::RoomExpired => "ROOM_EXPIRED",
-                Refusal::TokenRequired => "TOKEN_REQUIRED",
-                Refusal::TokenInvalid => "TOKEN_INVALID",
-                Refusal::TokenExpired => "TOKEN_EXPIRED",
-                Refusal::TokenNotYetValid => "TOKEN_NOT_YET_VALID",
-                Refusal::RoomLocked => "ROOM_LOCKED",
-                Refusal::RoomFull => "ROOM_FULL",
-                Refusal::MeetingEnded => "MEETING_ENDED",
-                Refusal::NotJoined => "NOT_JOINED",
-                Refusal::ResumeFailed => "RESUME_FAILED",
-                Refusal::TryAgain => "TRY_AGAIN",
-            },
+            Self::Refused(refusal) => refusal.code(),
         }
     }
 }

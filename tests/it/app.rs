@@ -20,7 +20,7 @@ use sqlx::PgPool;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
-    tungstenite::{Message, client::IntoClientRequest, protocol::CloseFrame},
+    tungstenite::{self, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
 use crate::asyncapi;
@@ -118,6 +118,8 @@ impl TestApp {
             "--rate-burst",
             "1000000",
             "--unauthorized-per-minute",
+            "1000000",
+            "--anonymous-rate-per-minute",
             "1000000",
             // No test loses a meeting because the machine is slow; those about lost leases end them.
             "--meeting-lease",
@@ -252,17 +254,52 @@ impl TestApp {
 
     /// A signaling socket of a browser.
     pub async fn socket_as(&self, user_agent: &str) -> Client {
+        let opened = self.socket_with(&[("user-agent", user_agent)]).await;
+        opened.unwrap_or_else(|refusal| panic!("{refusal:?}")).0
+    }
+
+    /// A signaling socket that is opened with these headers, or the status and body that refuse it.
+    pub async fn socket_with(
+        &self,
+        headers: &[(&'static str, &str)],
+    ) -> Result<(Client, Option<String>), (u16, Value)> {
         let mut request = format!("ws://{}/ws", self.address)
             .into_client_request()
             .unwrap();
-        let user_agent = user_agent.parse().unwrap();
-        request.headers_mut().insert("user-agent", user_agent);
-        let connected = tokio_tungstenite::connect_async(request);
-        Client {
-            socket: soon("a socket", connected).await.unwrap().0,
-            id: String::new(),
-            resume_token: None,
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
         }
+        match soon("a socket", tokio_tungstenite::connect_async(request)).await {
+            Ok((socket, answer)) => {
+                let protocol = answer.headers().get("sec-websocket-protocol");
+                let protocol = protocol.map(|value| value.to_str().unwrap().to_owned());
+                let client = Client {
+                    socket,
+                    id: String::new(),
+                    resume_token: None,
+                };
+                Ok((client, protocol))
+            }
+            Err(tungstenite::Error::Http(answer)) => {
+                let body = answer.body().as_deref().unwrap_or_default();
+                let body = serde_json::from_slice(body).unwrap_or(Value::Null);
+                Err((answer.status().as_u16(), body))
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Somebody who joins with these fields, and the first frame that they hear.
+    pub async fn ask(&self, fields: Value) -> (Client, Value) {
+        let mut client = self.socket().await;
+        let mut frame = json!({ "type": "join", "name": "Ann" });
+        let fields = fields.as_object().unwrap().clone();
+        frame.as_object_mut().unwrap().extend(fields);
+        client.send(frame).await;
+        let answer = client.next().await.unwrap();
+        client.id = answer["participantId"].as_str().unwrap().to_owned();
+        client.resume_token = answer["resumeToken"].as_str().map(str::to_owned);
+        (client, answer)
     }
 
     /// Somebody who is in the room.

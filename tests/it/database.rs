@@ -61,6 +61,12 @@ async fn the_role_of_operations_sees_the_rows_of_one_tenant_and_none_without(poo
     .execute(&test.pool)
     .await
     .unwrap();
+    sqlx::query(
+        "insert into meeting_blocks (app_id, meeting_id, kind, value) select app_id, id, 'person', '42' from meetings",
+    )
+    .execute(&test.pool)
+    .await
+    .unwrap();
 
     // Of its own: the connections of the node's pools ended with the node.
     let db = Db::new(&test.pool.connect_options());

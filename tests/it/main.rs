@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
+mod admission;
 mod app;
 mod apps;
 mod asyncapi;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::{Decision, Effect, rules};
+use super::{Decision, Effect, leave, rules};
 use crate::meetings::{
-    Connection, Fact, JoinRequest, Notice, Participant, Person, Refusal, ResumeHash, Role, Shown,
-    Speaker, State, Status, admission,
+    Block, Connection, Fact, JoinRequest, Notice, Participant, Person, Refusal, ResumeHash, Role,
+    Shown, Speaker, State, Status,
+    admission::{self, Applicant},
 };
 
 /// Somebody wants in.
@@ -26,7 +27,20 @@ pub fn join(
     let room = rules::newer(&state.room, &request.room);
     let rules = &room.rules;
     let grant = request.grant.as_ref();
-    admission::check(room, grant, state.participants.len(), now)?;
+    let applicant = Applicant::from(request);
+    let replaced = admission::check(room, &applicant, Some(state), now)?;
+    let others = || {
+        state
+            .participants
+            .iter()
+            .filter(|known| !replaced.contains(&known.id))
+    };
+    // Before the newcomer is in: what is said of the others is not for them.
+    for id in &replaced {
+        if let Some(known) = state.find(*id) {
+            leave::make_room(decision, known, request.participant, now);
+        }
+    }
     let own_limit = grant.and_then(|grant| grant.eject_after);
     if state.status == Status::Open {
         decision.facts.push(Fact::Started { at: now });
@@ -36,10 +50,15 @@ pub fn join(
         name: grant
             .and_then(|grant| grant.name.clone())
             .unwrap_or_else(|| request.name.clone()),
-        role: grant.map_or(Role::Participant, |grant| grant.role),
+        role: if rules.first_joiner_moderates && others().next().is_none() {
+            Role::Moderator
+        } else {
+            applicant.role()
+        },
         token: grant.map(|grant| grant.token),
         identity: grant.map_or_else(Arc::default, |grant| grant.identity.clone()),
         device: request.device.clone(),
+        address: request.address,
         joined_at: now,
         time_up_at: own_limit
             .or_else(|| rules.longest_stay())
@@ -54,7 +73,7 @@ pub fn join(
         shown: Shown::default(),
     };
     let (id, newcomer) = (participant.id, Person::from(&participant));
-    let others = state.participants.iter().map(Person::from).collect();
+    let others = others().map(Person::from).collect();
     decision.effects.push(Effect::Tell(
         id,
         Notice::Welcome {
@@ -74,7 +93,7 @@ pub fn join(
 ///
 /// # Errors
 ///
-/// [`Refusal::ResumeFailed`] where nobody who is in has this token.
+/// [`Refusal::ResumeFailed`] where nobody who is in has this token, [`Refusal::Ejected`] where whoever had it was put out.
 pub fn resume(
     decision: &mut Decision,
     state: &State,
@@ -86,7 +105,12 @@ pub fn resume(
         .participants
         .iter()
         .find(|participant| participant.resume.as_ref() == Some(hash));
-    let participant = participant.ok_or(Refusal::ResumeFailed)?.clone();
+    let refusal = if state.blocked.contains(&Block::Resume(*hash)) {
+        Refusal::Ejected
+    } else {
+        Refusal::ResumeFailed
+    };
+    let participant = participant.ok_or(refusal)?.clone();
     let id = participant.id;
     decision.entered = Some(id);
     if participant.away.is_some() {

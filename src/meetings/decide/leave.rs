@@ -3,7 +3,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Decision, Effect, rules};
-use crate::meetings::{Away, EndReason, Fact, LeaveReason, Notice, Participant, State};
+use crate::{
+    id::ParticipantId,
+    meetings::{Away, EndReason, Fact, LeaveReason, Notice, Participant, State},
+};
 
 /// A participant's connection is lost, and was last known to stand `since`.
 pub fn disconnected(
@@ -87,6 +90,23 @@ pub fn leave(
     };
     decision.effects.push(Effect::TellAll {
         except: Some(participant.id),
+        notice,
+    });
+}
+
+/// Ends the stay of somebody who comes in once more, as `newcomer`; the others are told.
+pub fn make_room(
+    decision: &mut Decision,
+    participant: &Participant,
+    newcomer: ParticipantId,
+    now: DateTime<Utc>,
+) {
+    put_out(decision, participant, now, LeaveReason::Replaced);
+    let notice = Notice::Left {
+        participant: participant.id,
+    };
+    decision.effects.push(Effect::TellAll {
+        except: Some(newcomer),
         notice,
     });
 }

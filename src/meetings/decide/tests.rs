@@ -8,9 +8,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     id::{AppId, MeetingId, RoomId, TokenId},
-    meetings::{Connection, EndReason, Grant, JoinRequest, Role, ShownChange, fact::apply},
+    meetings::{
+        Block, Connection, EndReason, Grant, Identity, JoinRequest, Role, ShownChange, fact::apply,
+    },
     rooms::{
-        Room, Rules,
+        AddressHash, Room, Rules,
         property::{Delay, Seconds, UnixSec},
     },
     webhooks::RoomUrls,
@@ -44,6 +46,8 @@ impl Simulated {
             webhooks: RoomUrls::default(),
             password: None,
             rtmp_out_url: None,
+            anonymous: false,
+            creator: None,
             version: 0,
             created_at: start(),
             archived_at: None,
@@ -53,6 +57,7 @@ impl Simulated {
             status: Status::Open,
             room,
             participants: Vec::new(),
+            blocked: Arc::default(),
             participant_count: 0,
             max_concurrent: 0,
             created_at: start(),
@@ -93,6 +98,9 @@ impl Simulated {
             name,
             device: Arc::default(),
             grant: None,
+            password: None,
+            is_creator: false,
+            address: None,
             resume,
             room,
         })))
@@ -405,11 +413,68 @@ fn what_was_read_before_a_change_does_not_undo_it() {
         name: "late".to_owned(),
         device: Arc::default(),
         grant: None,
+        password: None,
+        is_creator: false,
+        address: None,
         resume: None,
         room: before,
     };
     let refusal = meeting.input(&Input::Join(Box::new(late))).err();
     assert_eq!(refusal, Some(Refusal::RoomFull));
+}
+
+#[test]
+fn whoever_is_put_out_is_kept_out_by_what_they_came_with_and_a_ban_by_whoever_they_are() {
+    let mut meeting = Simulated::new(rules());
+    meeting.join(true).unwrap();
+    let mut stay = meeting.state.find(id(1)).unwrap().clone();
+    stay.address = Some(AddressHash([7; 32]));
+    let resume = Block::Resume([1; 32]);
+    assert_eq!(stay.blocks(false), [resume.clone()].as_slice());
+    let address = Block::Address(AddressHash([7; 32]));
+    assert_eq!(stay.blocks(true), [resume.clone(), address].as_slice());
+    stay.token = Some(TokenId::from_bytes([4; 12]));
+    stay.identity = Arc::new(Identity {
+        external_user_id: Some("42".to_owned()),
+        ..Identity::default()
+    });
+    let token = Block::Token(TokenId::from_bytes([4; 12]));
+    let person = Block::Person("42".to_owned());
+    assert_eq!(
+        stay.blocks(true),
+        [token, resume.clone(), person].as_slice()
+    );
+
+    meeting.leave(1).unwrap();
+    apply(&mut meeting.state, &Fact::Blocked(resume));
+    assert_eq!(meeting.resume(1).err(), Some(Refusal::Ejected));
+}
+
+#[test]
+fn a_room_that_its_first_joiner_leads_is_led_by_whoever_of_those_who_are_there_came_next() {
+    let mut meeting = Simulated::new(Rules {
+        first_joiner_moderates: true,
+        ..rules()
+    });
+    for _ in 0..4 {
+        meeting.join(true).unwrap();
+    }
+    let leaders = |meeting: &Simulated| -> Vec<u8> {
+        let people = meeting.state.participants.iter();
+        let led = people.filter(|known| known.role == Role::Moderator);
+        led.map(|known| known.id.as_bytes()[0]).collect()
+    };
+    assert_eq!(leaders(&meeting), [1]);
+    meeting.disconnect(2).unwrap();
+    meeting.leave(1).unwrap();
+    assert_eq!(leaders(&meeting), [3], "the second is not there");
+    meeting.leave(4).unwrap();
+    assert_eq!(leaders(&meeting), [3], "who is not the host leaves nothing");
+    meeting.leave(3).unwrap();
+    assert_eq!(leaders(&meeting), [2], "somebody has to");
+    meeting.leave(2).unwrap();
+    meeting.join(false).unwrap();
+    assert_eq!(leaders(&meeting), [5], "who comes while nobody is in");
 }
 
 #[test]
@@ -431,6 +496,9 @@ fn a_limit_of_a_token_stays_when_the_rooms_changes() {
         name: "p9".to_owned(),
         device: Arc::default(),
         grant: Some(grant),
+        password: None,
+        is_creator: false,
+        address: None,
         resume: None,
         room: room.clone(),
     };
@@ -613,7 +681,8 @@ proptest! {
                     prop_assert!(*at >= last_left, "ended before its last leave");
                 }
                 Fact::Started { .. } => prop_assert_eq!(announced, 1, "started once, and first"),
-                Fact::WentAway { .. } | Fact::CameBack { .. } | Fact::Limited { .. } | Fact::Showed { .. } | Fact::Connected(_)
+                Fact::WentAway { .. } | Fact::CameBack { .. } | Fact::Limited { .. } | Fact::Blocked(_)
+                | Fact::Promoted { .. } | Fact::Showed { .. } | Fact::Connected(_)
                 | Fact::Ruled(_) => {}
             }
         }

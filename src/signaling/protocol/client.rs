@@ -2,10 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::Problem;
-use crate::{json, meetings::ChatMessage, sfu, tokens::TokenText};
+use crate::{
+    json,
+    meetings::ChatMessage,
+    rooms::{CreatorToken, Password},
+    sfu,
+    tokens::TokenText,
+};
 
 /// Longest frame that a client may send, in bytes.
 pub const LONGEST_FRAME: usize = 1024 * 1024;
@@ -35,6 +41,15 @@ pub enum ClientFrame {
         /// The token of the person's link.
         #[serde(default)]
         token: Option<TokenText>,
+        /// The room's password. What cannot be one is as none.
+        #[serde(default, deserialize_with = "password")]
+        password: Option<Password>,
+        /// What the room's maker was given. A wrong one is as none.
+        #[serde(default)]
+        creator_token: Option<CreatorToken>,
+        /// Whether the room is to be made where there is none, if the app lets anybody make rooms.
+        #[serde(default)]
+        is_host: Option<bool>,
         /// Whether the client can resume: it is then given a `resumeToken`.
         #[serde(default)]
         resumable: bool,
@@ -108,6 +123,11 @@ impl ClientFrame {
         }
         json::read(text.as_bytes()).map_err(invalid)
     }
+}
+
+fn password<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Password>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.and_then(|text| text.parse().ok()))
 }
 
 /// A display name: what is left without spaces at its ends.

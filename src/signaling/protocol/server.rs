@@ -64,6 +64,8 @@ enum Message<'a> {
         is_muted: bool,
         is_video_off: bool,
         is_hand_raised: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        is_moderator: Option<bool>,
     },
     Chat {
         text: Arc<str>,
@@ -88,6 +90,8 @@ enum Message<'a> {
         message: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         opens_at_unix_sec: Option<i64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after_sec: Option<u64>,
     },
 }
 
@@ -173,8 +177,23 @@ pub fn frames<'a>(
                 is_muted,
                 is_video_off,
                 is_hand_raised,
+                is_moderator: None,
             };
             frame(Sender::Participant(*participant), now, message)
+        }
+        Notice::Changed(person) => {
+            let Shown {
+                is_muted,
+                is_video_off,
+                is_hand_raised,
+            } = person.shown;
+            let message = Message::ParticipantUpdated {
+                is_muted,
+                is_video_off,
+                is_hand_raised,
+                is_moderator: Some(person.role == Role::Moderator),
+            };
+            frame(Sender::Participant(person.id), now, message)
         }
         Notice::Chat { from, message, at } => {
             let ChatMessage { text, reply_to } = message.clone();
@@ -237,6 +256,10 @@ pub fn error(problem: &Problem, now: DateTime<Utc>) -> ServerFrame<'static> {
             message: problem.to_string(),
             opens_at_unix_sec: match problem {
                 Problem::Refused(Refusal::RoomNotOpen { opens_at }) => Some(opens_at.timestamp()),
+                _ => None,
+            },
+            retry_after_sec: match problem {
+                Problem::Refused(refusal) => refusal.retry_after_sec(),
                 _ => None,
             },
         },
