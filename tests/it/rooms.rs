@@ -848,6 +848,6 @@ async fn a_room_that_is_locked_or_has_a_password_is_not_open_to_everybody(pool: 
         .await;
     test.room(json!({ "roomName": "shut", "locked": true }))
         .await;
-    assert_eq!(test.refusal("secret").await, "TOKEN_REQUIRED");
+    assert_eq!(test.refusal("secret").await, "INVALID_PASSWORD");
     assert_eq!(test.refusal("shut").await, "ROOM_LOCKED");
 }

@@ -15,6 +15,8 @@ const DEVICE_KEYS: Record<Kind, string> = { camera: "plenum.camera", microphone:
 const room = readRoom(document, location);
 const query = new URLSearchParams(location.search);
 const token = query.get("token") || undefined;
+/** Asked for in the lobby of a room that has one, unless the person has a token. */
+const asksPassword = room.state === "password" && token === undefined;
 const givenName = (token && nameInToken(token)) || (query.get("name")?.trim() ?? "");
 const app = document.getElementById("app") ?? document.body;
 
@@ -27,9 +29,13 @@ declare global {
 
 function open(): void {
   // Whether a token is good is for the server to say, at the join.
-  if (room.state === "open" || (room.state === "private" && token !== undefined)) {
+  if (
+    room.state === "open" ||
+    room.state === "password" ||
+    (room.state === "private" && token !== undefined)
+  ) {
     const name = givenName || (localStorage.getItem(NAME_KEY) ?? "");
-    lobby(new OwnDevices(rememberedChoice()), name, room.autoJoin && givenName !== "");
+    lobby(new OwnDevices(rememberedChoice()), name, room.autoJoin && givenName !== "" && !asksPassword);
   } else if (room.state === "notYet") {
     waitUntil((room.opensAtUnixSec ?? 0) * 1000);
   } else {
@@ -43,15 +49,15 @@ function open(): void {
 /** The lobby; whom the room lets in without it only passes through. */
 function lobby(devices: OwnDevices, name: string, goesIn: boolean): void {
   let isLeft = false;
-  const go = (chosen: string) => {
+  const go = (chosen: string, password?: string) => {
     if (!isLeft) {
       isLeft = true;
-      enter(chosen, devices, view);
+      enter(chosen, password, devices, view);
     }
   };
-  const view = new Lobby(room.roomName, name, devices, (chosen) => {
+  const view = new Lobby(room.roomName, name, asksPassword, devices, (chosen, password) => {
     localStorage.setItem(NAME_KEY, chosen);
-    go(chosen);
+    go(chosen, password);
   });
   devices.onchange = () => view.update();
   app.replaceChildren(view.element);
@@ -62,11 +68,11 @@ function lobby(devices: OwnDevices, name: string, goesIn: boolean): void {
   }
 }
 
-function enter(name: string, devices: OwnDevices, lobbyView: Lobby): void {
+function enter(name: string, password: string | undefined, devices: OwnDevices, lobbyView: Lobby): void {
   lobbyView.setProgress(text.lobby.joining);
   rememberChoice(devices);
   let view: MeetingView | undefined;
-  const meeting = new Meeting(signalingUrl(), room.roomName, name, token, devices, {
+  const meeting = new Meeting(signalingUrl(), room.roomName, name, { token, password }, devices, {
     entered: () => {
       view = new MeetingView(room.roomName, meeting, devices);
       app.replaceChildren(view.element);
@@ -85,7 +91,7 @@ function enter(name: string, devices: OwnDevices, lobbyView: Lobby): void {
       view?.close();
       devices.onchange = () => {};
       devices.stop();
-      over(ending, () => lobby(devices, name, true));
+      over(ending, () => lobby(devices, name, !asksPassword));
     },
   });
   devices.onchange = () => {

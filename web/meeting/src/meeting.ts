@@ -1,6 +1,6 @@
 /** One stay in the meeting of a room: who is in, what was said, what comes in, and how it ended. */
 import { Media } from "./media.ts";
-import type { Frame, ServerFrame, Source } from "./protocol.ts";
+import type { Frame, ServerFrame, Shown, Source } from "./protocol.ts";
 import { type Refusal, Signaling } from "./signaling.ts";
 
 export interface Participant {
@@ -58,12 +58,12 @@ export class Meeting {
   readonly #signaling: Signaling;
   #sent: Sending;
 
-  /** Joins the room `roomName` by the signaling socket at `url`, with the token of one's link if it has one. */
+  /** Joins the room `roomName` by the signaling socket at `url`, with what one has to show. */
   constructor(
     url: string,
     roomName: string,
     name: string,
-    token: string | undefined,
+    shown: Shown,
     sending: Sending,
     events: MeetingEvents,
   ) {
@@ -76,7 +76,7 @@ export class Meeting {
     });
     this.media.send("microphone", sending.microphone);
     this.media.send("camera", sending.camera);
-    this.#signaling = new Signaling(url, roomName, name, token, {
+    this.#signaling = new Signaling(url, roomName, name, shown, {
       frame: (frame) => this.#receive(frame),
       retrying: (delayMs) => events.retrying(delayMs),
       lost: (until) => events.lost(until),

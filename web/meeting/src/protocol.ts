@@ -69,9 +69,15 @@ export type ServerFrame = v.InferOutput<typeof ServerFrame>;
 /** A server frame of one type. */
 export type Frame<T extends ServerFrame["type"]> = Extract<ServerFrame, { type: T }>;
 
+/** What a person shows at the door: the token of their link, or the room's password. */
+export interface Shown {
+  token?: string | undefined;
+  password?: string | undefined;
+}
+
 /** A frame to the server. */
 export type ClientFrame =
-  | { type: "join"; roomId: string; name: string; token?: string; resumable: true }
+  | ({ type: "join"; roomId: string; name: string; resumable: true } & Shown)
   | { type: "resume"; roomId: string; resumeToken: string }
   | { type: "leave" }
   | { type: "chat"; text: string }

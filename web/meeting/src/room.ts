@@ -6,7 +6,7 @@ const Room = v.object({
   /** Whoever comes with `?name=` goes straight in. */
   autoJoin: v.optional(v.boolean(), false),
   /** Whether a join has a chance now. The server decides again at the join itself. */
-  state: v.picklist(["open", "notFound", "expired", "notYet", "private"]),
+  state: v.picklist(["open", "notFound", "expired", "notYet", "private", "password"]),
   /** With `notYet`: when the room opens, in unix seconds. */
   opensAtUnixSec: v.optional(v.number()),
 });

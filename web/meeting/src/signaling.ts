@@ -2,7 +2,7 @@
  * The signaling connection: one WebSocket after the other. It joins the room, and when the socket is lost it comes back
  * as the same participant, for as long as the server keeps the place.
  */
-import { type ClientFrame, type Frame, parseFrame, type ServerFrame } from "./protocol.ts";
+import { type ClientFrame, type Frame, parseFrame, type ServerFrame, type Shown } from "./protocol.ts";
 
 /** Why a person did not get in, or was not let back in. */
 export interface Refusal {
@@ -37,10 +37,9 @@ export class Signaling {
   #keptUntil = 0;
   #retryTimer: number | undefined;
 
-  /** `token` is the one of the person's link, if it has one. */
-  constructor(url: string, roomId: string, name: string, token: string | undefined, events: SignalingEvents) {
+  constructor(url: string, roomId: string, name: string, shown: Shown, events: SignalingEvents) {
     this.#url = url;
-    this.#join = { type: "join", roomId, name, ...(token !== undefined && { token }), resumable: true };
+    this.#join = { type: "join", roomId, name, ...shown, resumable: true };
     this.#events = events;
     addEventListener("online", this.#online);
     this.#connect();

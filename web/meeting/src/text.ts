@@ -9,6 +9,8 @@ export const text = {
 
   lobby: {
     name: "Your name",
+    password: "Password",
+    passwordMissing: "Enter the room’s password. The host can tell you what it is.",
     nameMissing: "Enter the name that the others will see.",
     join: "Join now",
     joinWithoutDevices: "Join without camera and microphone",
@@ -200,7 +202,7 @@ const endReasons: Record<string, EndScreen> = {
     text: "The meeting was interrupted. Wait a moment, then join again.",
     again: "Rejoin",
   },
-  duplicate: {
+  replaced: {
     sign: "left",
     tone: "plain",
     title: "You joined somewhere else",
@@ -263,6 +265,20 @@ const refusals: Record<string, EndScreen> = {
     tone: "warn",
     title: "You’re early",
     text: "Your invitation is not valid yet. Open its link again when the meeting is about to start.",
+    again: "Try again",
+  },
+  INVALID_PASSWORD: {
+    sign: "locked",
+    tone: "warn",
+    title: "The password is not right",
+    text: "This room has a password. Ask the host for it, then try again.",
+    again: "Try again",
+  },
+  DUPLICATE_USER: {
+    sign: "left",
+    tone: "warn",
+    title: "You’re in this meeting already",
+    text: "You joined from another window or device. Leave it there, then try again.",
     again: "Try again",
   },
   MEETING_NOT_OPEN: {

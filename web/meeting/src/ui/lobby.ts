@@ -18,6 +18,9 @@ export class Lobby {
   readonly #selects = { camera: h("select"), microphone: h("select") };
   readonly #problems = h("div", { class: "problems", role: "status" });
   readonly #name: HTMLInputElement;
+  /** Where the room has a password. */
+  readonly #password: HTMLInputElement | undefined;
+  readonly #passwordError = h("p", { id: "password-error", class: "field-error", role: "alert" });
   readonly #nameError = h("p", { id: "name-error", class: "field-error", role: "alert" });
   readonly #join = h("button", {
     type: "submit",
@@ -27,8 +30,14 @@ export class Lobby {
   readonly #progress = h("p", { class: "help", role: "status" });
   #isJoining = false;
 
-  /** `onJoin` is called with a name that is not empty. */
-  constructor(roomName: string, name: string, devices: OwnDevices, onJoin: (name: string) => void) {
+  /** `onJoin` is called with a name that is not empty, and a password where one is asked for. */
+  constructor(
+    roomName: string,
+    name: string,
+    asksPassword: boolean,
+    devices: OwnDevices,
+    onJoin: (name: string, password?: string) => void,
+  ) {
     this.#devices = devices;
     this.#video.muted = true; // the attribute alone does not mute an element made by code
     this.#name = h("input", {
@@ -41,6 +50,16 @@ export class Lobby {
       "data-testid": "name-input",
     });
     this.#name.value = name;
+    if (asksPassword) {
+      this.#password = h("input", {
+        id: "password",
+        type: "password",
+        class: "input large",
+        autocomplete: "off",
+        "aria-describedby": "password-error",
+        "data-testid": "password-input",
+      });
+    }
     this.#microphone.onclick = () => void devices.setMuted(!devices.isMuted);
     this.#camera.onclick = () => void devices.setCameraOn(devices.camera === null);
     for (const kind of ["camera", "microphone"] as const) {
@@ -51,6 +70,17 @@ export class Lobby {
       { class: "join", novalidate: true },
       h("h1", { "data-testid": "room-name" }, roomName),
       h("div", { class: "field" }, h("label", { for: "name" }, text.lobby.name), this.#name, this.#nameError),
+      ...(this.#password === undefined
+        ? []
+        : [
+            h(
+              "div",
+              { class: "field" },
+              h("label", { for: "password" }, text.lobby.password),
+              this.#password,
+              this.#passwordError,
+            ),
+          ]),
       this.#join,
       this.#progress,
       this.#problems,
@@ -90,7 +120,7 @@ export class Lobby {
 
   /** Puts the keyboard where the person goes on. */
   focus(): void {
-    (this.#name.value === "" ? this.#name : this.#join).focus();
+    (this.#name.value === "" ? this.#name : (this.#password ?? this.#join)).focus();
   }
 
   /** Shows that the join is under way; `undefined` when it is not. */
@@ -125,14 +155,20 @@ export class Lobby {
     void this.#listDevices("microphone");
   }
 
-  #submit(onJoin: (name: string) => void): void {
+  #submit(onJoin: (name: string, password?: string) => void): void {
     const name = this.#name.value.trim();
+    const password = this.#password?.value;
     this.#nameError.textContent = name === "" ? text.lobby.nameMissing : "";
     setAttribute(this.#name, "aria-invalid", name === "" ? "true" : undefined);
     if (name === "") {
       this.#name.focus();
+      return;
+    }
+    this.#passwordError.textContent = password === "" ? text.lobby.passwordMissing : "";
+    if (password === "") {
+      this.#password?.focus();
     } else if (!this.#isJoining) {
-      onJoin(name);
+      onJoin(name, password);
     }
   }
 
