@@ -298,6 +298,12 @@ async fn socket(
     } else {
         Some(shared.limits.open_socket(address, shared.clock.now())?)
     };
+    let user_agent = request.headers().get(header::USER_AGENT);
+    let device = signaling::device(
+        user_agent
+            .and_then(|given| given.to_str().ok())
+            .unwrap_or_default(),
+    );
     let client = Client {
         caller: Caller { app, address },
         device: device.into(),
@@ -315,12 +321,6 @@ async fn socket(
         stopping,
         ..
     } = Shared::clone(&shared);
-    let user_agent = request.headers().get(header::USER_AGENT);
-    let device = signaling::device(
-        user_agent
-            .and_then(|given| given.to_str().ok())
-            .unwrap_or_default(),
-    );
     let open = shared.metrics.socket();
     actix_web::rt::spawn(async move {
         signaling::connect(

@@ -49,8 +49,8 @@ pub use self::{
     owner::Outbox,
     reason::{EndReason, LeaveReason},
     state::{
-        Away, Block, Connection, Device, Identity, Participant, ResumeHash, Role, Shown, ShownChange,
-        Speaker, State, Status,
+        Away, Block, Connection, Device, Identity, Participant, ResumeHash, Role, Shown,
+        ShownChange, Speaker, State, Status,
     },
 };
 use crate::{

@@ -339,9 +339,10 @@ impl Owner {
                 connection: outbox.connection,
             };
             self.outboxes.remove(&participant);
-            self.book.put(inside(Input::Disconnected {
-                by,
-                since: self.context.clock.now(),
+            let since = self.context.clock.now();
+            self.book.put(inside(match error.into_inner() {
+                Notice::Welcome { .. } => Input::Unheard { by },
+                _ => Input::Disconnected { by, since },
             }));
         } else if answered && let Some(Some(slots)) = self.negotiating.remove(&participant) {
             self.tell(participant, slots);

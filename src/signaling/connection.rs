@@ -28,8 +28,8 @@ use super::{
 use crate::{
     clock::Clock,
     meetings::{
-        self, Caller, Device, Entry, Input, MediaOffer, Meetings, Notice, Outbox, Refusal, ResumeHash,
-        Seat, ShownChange, Speaker,
+        self, Caller, Device, Entry, Input, MediaOffer, Meetings, Notice, Outbox, Refusal,
+        ResumeHash, Seat, ShownChange, Speaker,
     },
     rate::Toll,
     rooms::{self, Anonymous, AnonymousRoom, RoomName},

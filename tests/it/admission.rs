@@ -562,19 +562,22 @@ async fn a_place_is_free_again_after_every_way_out(pool: PgPool) {
                 test.room(rules).await;
             }
         }
-        soon(way_out, async {
-            loop {
-                let (_, answer) = test.ask(json!({ "roomId": room })).await;
-                if answer["type"] == "participant-joined" {
-                    break;
+        soon(
+            way_out,
+            Box::pin(async {
+                loop {
+                    let (_, answer) = test.ask(json!({ "roomId": room })).await;
+                    if answer["type"] == "participant-joined" {
+                        break;
+                    }
+                    let waits = ["ROOM_FULL", "TRY_AGAIN"];
+                    assert!(
+                        waits.contains(&answer["code"].as_str().unwrap()),
+                        "{way_out}: {answer}"
+                    );
                 }
-                let waits = ["ROOM_FULL", "TRY_AGAIN"];
-                assert!(
-                    waits.contains(&answer["code"].as_str().unwrap()),
-                    "{way_out}: {answer}"
-                );
-            }
-        })
+            }),
+        )
         .await;
         let events = test.events().await;
         let of_room = |event: &&Value| event["roomName"] == room.as_str();
@@ -629,9 +632,12 @@ async fn whoever_is_gone_before_they_are_told_that_they_are_in_leaves_their_plac
     ben.cut();
     sockets("1").await;
     held.rollback().await.unwrap();
-    soon("a free place", async {
-        while test.ask(json!({ "roomId": "pair" })).await.1["code"] == "ROOM_FULL" {}
-    })
+    soon(
+        "a free place",
+        Box::pin(async {
+            while test.ask(json!({ "roomId": "pair" })).await.1["code"] == "ROOM_FULL" {}
+        }),
+    )
     .await;
     // The time stands still: nobody waited for anything. It could not be known that he had gone, so both are told.
     let of_ben: Vec<Value> = test.events().await;
