@@ -28,6 +28,8 @@ pub enum Kind {
     Empty,
     /// 30 s after a participant's connection was lost.
     Resume,
+    /// 10 minutes after somebody asked to be let in.
+    Knock,
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             Self::TokenExpires => "tokenExpires",
             Self::Empty => "empty",
             Self::Resume => "resume",
+            Self::Knock => "knock",
         }
     }
 }

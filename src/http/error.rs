@@ -11,7 +11,11 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use super::{path::ShownPath, server::request_id};
-use crate::{apps, db, meetings::Refusal, rooms, tokens, webhooks};
+use crate::{
+    apps, db,
+    meetings::{Denial, Refusal},
+    rooms, tokens, webhooks,
+};
 
 /// An error answer.
 #[derive(Debug, Serialize, ToSchema)]
@@ -272,6 +276,20 @@ impl From<rooms::Error> for ApiError {
     }
 }
 
+impl From<Denial> for ApiError {
+    fn from(denial: Denial) -> Self {
+        let (status, code) = match denial {
+            Denial::TargetNotFound => (StatusCode::NOT_FOUND, "TARGET_NOT_FOUND"),
+            Denial::MeetingEnded => (StatusCode::CONFLICT, "NO_LIVE_MEETING"),
+            Denial::RoomFull => (StatusCode::CONFLICT, "ROOM_FULL"),
+            Denial::TimeOver => (StatusCode::CONFLICT, "TIME_OVER"),
+            Denial::NoTimeLimit => (StatusCode::CONFLICT, "NO_TIME_LIMIT"),
+            Denial::TryAgain => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        };
+        Self::new(status, code, denial.to_string())
+    }
+}
+
 impl From<apps::Error> for ApiError {
     fn from(error: apps::Error) -> Self {
         match &error {
@@ -353,7 +371,7 @@ impl From<rooms::NotHashed> for ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
-            Refusal::RoomNotFound => StatusCode::NOT_FOUND,
+            Refusal::RoomNotFound | Refusal::TargetNotFound => StatusCode::NOT_FOUND,
             Refusal::TokenRequired
             | Refusal::TokenInvalid
             | Refusal::TokenExpired
@@ -361,11 +379,13 @@ impl From<Refusal> for ApiError {
             | Refusal::InvalidPassword { .. }
             | Refusal::RoomNotOpen { .. }
             | Refusal::Ejected
+            | Refusal::Unauthorized(_)
             | Refusal::RoomLocked => StatusCode::FORBIDDEN,
             Refusal::RoomExpired | Refusal::MeetingEnded => StatusCode::GONE,
             Refusal::DuplicateUser
             | Refusal::RoomFull
             | Refusal::NotJoined
+            | Refusal::NoTimeLimit
             | Refusal::ResumeFailed
             | Refusal::JoinAborted => StatusCode::CONFLICT,
             Refusal::QuotaExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,

@@ -16,7 +16,7 @@ use super::{
     error::{self, ApiError, Fields},
     health, metrics, v1,
 };
-use crate::{rooms, tokens, webhooks};
+use crate::{meetings::Denial, rooms, tokens, webhooks};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -30,6 +30,7 @@ use crate::{rooms, tokens, webhooks};
         (name = "rooms", description = "Named, reusable places with rules. Meetings come and go in them."),
         (name = "meetings", description = "The runs of rooms, live and over, and who was in them, for how long."),
         (name = "users", description = "People, by your own ids of them: what is known of one can be removed."),
+        (name = "live meetings", description = "What you may do to a meeting while it runs: what moderators may, and more."),
         (name = "tokens", description = "Who has one may join, with a role and limits; a private room needs one."),
         (name = "webhooks", description = "Your systems are told what happens: signed, at least once, in the order of each meeting."),
         (name = "app", description = "What your app has set: how its pages look, who may embed them, what new rooms are like."),
@@ -63,6 +64,17 @@ pub(super) fn routes(config: &mut ServiceConfig) {
     config
         .service(v1::app::get_app)
         .service(v1::app::update_app)
+        .service(v1::control::eject)
+        .service(v1::control::end)
+        .service(v1::control::mute)
+        .service(v1::control::change_participant)
+        .service(v1::control::message)
+        .service(v1::control::extend)
+        .service(v1::control::lock)
+        .service(v1::control::unlock)
+        .service(v1::control::waiting)
+        .service(v1::control::admit)
+        .service(v1::control::reject)
         .service(v1::rooms::create_room)
         .service(v1::rooms::update_room)
         .service(v1::rooms::get_room)
@@ -175,6 +187,8 @@ fn example(description: &str) -> Option<Value> {
         "TOO_MANY_SECRETS" => webhooks::Error::TooManySecrets.into(),
         "WEBHOOK_OF_ROOM" => webhooks::Error::OfRoom.into(),
         "WEBHOOK_DISABLED" => webhooks::Error::Disabled.into(),
+        "NO_LIVE_MEETING" => Denial::MeetingEnded.into(),
+        "TARGET_NOT_FOUND" => Denial::TargetNotFound.into(),
         "ROOM_CHANGED" => rooms::Error::Changed.into(),
         "IDEMPOTENCY_KEY_REUSED" => ApiError::idempotency_key_reused(),
         "TOKEN_INVALID" => tokens::Error::Invalid.into(),

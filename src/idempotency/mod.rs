@@ -34,10 +34,19 @@ pub struct Request {
 pub enum Claim {
     /// Nothing: what is asked for is to be done, and [`done`] to be told.
     New,
-    /// The same was asked for before, and this room came of it.
-    Done(RoomId),
+    /// The same was asked for before, and this came of it.
+    Done(Made),
     /// Something else was asked for under it.
     Other,
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// A room.
+    Room(RoomId),
+    /// A command to a meeting, by its row.
+    Command(i64),
 }
 
 /// The text is not a key.
@@ -58,9 +67,9 @@ pub async fn claim(
         return Ok(Claim::New);
     }
     // Ours is not the first: the one that was has been committed, since a claim waits.
-    let (known, room) = store::find(tx, app, key).await?;
-    Ok(match room {
-        Some(room) if request.all.iter().any(|own| known == own) => Claim::Done(room),
+    let (known, made) = store::find(tx, app, key).await?;
+    Ok(match made {
+        Some(made) if request.all.iter().any(|own| known == own) => Claim::Done(made),
         _ => Claim::Other,
     })
 }
@@ -70,9 +79,9 @@ pub async fn done(
     tx: &mut PgTransaction<'_>,
     app: AppId,
     key: &Key,
-    room: RoomId,
+    made: Made,
 ) -> sqlx::Result<()> {
-    store::done(tx, app, key, room).await
+    store::done(tx, app, key, made).await
 }
 
 /// Removes up to `limit` of an app's keys that are too old to count; how many there were.
@@ -124,4 +133,4 @@ impl Request {
 }
 
 /// How long a key is kept.
-const KEPT: TimeDelta = TimeDelta::hours(24);
+pub const KEPT: TimeDelta = TimeDelta::hours(24);

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::Key;
+use super::{Key, Made};
 use crate::id::{AppId, RoomId};
 
 /// Claims a key that is not known, or was last used before `forgotten`; whether it was so. With each claim a few of the
@@ -24,7 +24,8 @@ pub async fn claim(
                  order by created_at limit 4 for update skip locked)
          )
          insert into idempotency_keys (app_id, key, request, created_at) values ($1, $2, $3, $4)
-         on conflict (app_id, key) do update set request = excluded.request, room_id = null, created_at = excluded.created_at
+         on conflict (app_id, key) do update set request = excluded.request, room_id = null, command_id = null,
+             created_at = excluded.created_at
          where idempotency_keys.created_at < $5",
         app as AppId,
         key.0,
@@ -41,28 +42,29 @@ pub async fn find(
     conn: &mut PgConnection,
     app: AppId,
     key: &Key,
-) -> sqlx::Result<(Vec<u8>, Option<RoomId>)> {
+) -> sqlx::Result<(Vec<u8>, Option<Made>)> {
     let row = sqlx::query!(
-        r#"select request, room_id as "room_id: RoomId" from idempotency_keys where app_id = $1 and key = $2"#,
+        r#"select request, room_id as "room_id: RoomId", command_id from idempotency_keys where app_id = $1 and key = $2"#,
         app as AppId,
         key.0,
     )
     .fetch_one(conn)
     .await?;
-    Ok((row.request, row.room_id))
+    let room = row.room_id.map(Made::Room);
+    Ok((row.request, room.or(row.command_id.map(Made::Command))))
 }
 
-pub async fn done(
-    conn: &mut PgConnection,
-    app: AppId,
-    key: &Key,
-    room: RoomId,
-) -> sqlx::Result<()> {
+pub async fn done(conn: &mut PgConnection, app: AppId, key: &Key, made: Made) -> sqlx::Result<()> {
+    let (room, command) = match made {
+        Made::Room(room) => (Some(room), None),
+        Made::Command(command) => (None, Some(command)),
+    };
     sqlx::query!(
-        "update idempotency_keys set room_id = $3 where app_id = $1 and key = $2",
+        "update idempotency_keys set room_id = $3, command_id = $4 where app_id = $1 and key = $2",
         app as AppId,
         key.0,
-        room as RoomId,
+        room as Option<RoomId>,
+        command,
     )
     .execute(conn)
     .await?;

@@ -55,6 +55,17 @@ pub enum Refusal {
     /// The room is locked.
     #[error("This room is locked. Ask the host to let you in.")]
     RoomLocked,
+    /// Only moderators may do that; what.
+    #[error("Only moderators can {0}")]
+    Unauthorized(&'static str),
+    /// Who is meant is not in the meeting, or does not wait.
+    #[error("Target participant not found")]
+    TargetNotFound,
+    /// The meeting has no end that could be moved.
+    #[error(
+        "this meeting has no end to move: its room has no meetingDurationSec, or nobody has joined yet"
+    )]
+    NoTimeLimit,
     /// All places are taken.
     #[error("This room is full. Try again when somebody has left.")]
     RoomFull,
@@ -157,6 +168,9 @@ impl Refusal {
             Self::Ejected => "EJECTED",
             Self::DuplicateUser => "DUPLICATE_USER",
             Self::RoomLocked => "ROOM_LOCKED",
+            Self::Unauthorized(_) => "UNAUTHORIZED",
+            Self::TargetNotFound => "TARGET_NOT_FOUND",
+            Self::NoTimeLimit => "NO_TIME_LIMIT",
             Self::RoomFull => "ROOM_FULL",
             Self::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
             Self::MeetingEnded => "MEETING_ENDED",
@@ -193,6 +207,9 @@ impl Refusal {
             | Self::RoomFull
             | Self::JoinAborted => true,
             Self::RoomNotFound
+            | Self::Unauthorized(_)
+            | Self::TargetNotFound
+            | Self::NoTimeLimit
             | Self::QuotaExceeded { .. }
             | Self::MeetingEnded
             | Self::NotJoined
@@ -290,8 +307,16 @@ impl Applicant<'_> {
     }
 }
 
-/// Whether the room lets one more in, into its meeting where it has one. Returns the stays that end by it: those of the same
-/// person, with `duplicateUser: replace`.
+/// How somebody comes in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WayIn {
+    /// The stays that end by it: those of the same person, with `duplicateUser: replace`.
+    pub replaced: Vec<ParticipantId>,
+    /// Whether a moderator has to let them in first.
+    pub must_wait: bool,
+}
+
+/// Whether the room lets one more in, into its meeting where it has one.
 ///
 /// # Errors
 ///
@@ -304,26 +329,78 @@ pub fn check(
     applicant: &Applicant<'_>,
     meeting: Option<&State>,
     now: DateTime<Utc>,
-) -> Result<Vec<ParticipantId>, Refusal> {
-    let rules = &room.rules;
-    check_time(rules, now)?;
+) -> Result<WayIn, Refusal> {
+    check_time(&room.rules, now)?;
     check_credentials(room, applicant, now)?;
     if meeting.is_some_and(|state| applicant.is_blocked(state)) {
         return Err(Refusal::Ejected);
     }
     let inside = meeting.map_or(&[][..], |state| &state.participants);
-    let replaced = replaced(rules.duplicate_user, applicant, inside)?;
-    if rules.locked && applicant.role() != Role::Moderator {
-        return Err(Refusal::RoomLocked);
+    let replaced = replaced(room.rules.duplicate_user, applicant, inside)?;
+    let must_wait = must_wait(room, applicant, meeting)?;
+    check_place(room, inside.len() - replaced.len())?;
+    Ok(WayIn {
+        replaced,
+        must_wait,
+    })
+}
+
+/// Whether one who waited comes in, now that a moderator says so: whatever else speaks against it still does. Returns the
+/// stays that end by it.
+///
+/// # Errors
+///
+/// As [`check`], without [`Refusal::RoomLocked`].
+pub fn check_admitted(
+    state: &State,
+    applicant: &Applicant<'_>,
+    now: DateTime<Utc>,
+) -> Result<Vec<ParticipantId>, Refusal> {
+    let room = &state.room;
+    check_time(&room.rules, now)?;
+    check_credentials(room, applicant, now)?;
+    let replaced = replaced(room.rules.duplicate_user, applicant, &state.participants)?;
+    check_place(room, state.participants.len() - replaced.len())?;
+    Ok(replaced)
+}
+
+/// Whether they have to wait until a moderator lets them in; in a locked meeting where none is, they are refused.
+fn must_wait(
+    room: &Room,
+    applicant: &Applicant<'_>,
+    meeting: Option<&State>,
+) -> Result<bool, Refusal> {
+    if applicant.role() == Role::Moderator {
+        return Ok(false);
     }
-    let places = rules.max_participants.map_or(usize::MAX, |places| {
+    if meeting.map_or(room.rules.locked, State::is_locked) {
+        let is_moderated = meeting.is_some_and(|state| state.moderators().next().is_some());
+        return if is_moderated {
+            Ok(true)
+        } else {
+            Err(Refusal::RoomLocked)
+        };
+    }
+    Ok(room.rules.waiting_room || knocks(room, applicant))
+}
+
+/// Whether there is a place beside those who are in already.
+fn check_place(room: &Room, inside: usize) -> Result<(), Refusal> {
+    let places = room.rules.max_participants.map_or(usize::MAX, |places| {
         usize::try_from(places).unwrap_or(usize::MAX)
     });
-    if inside.len() - replaced.len() >= places {
+    if inside >= places {
         Err(Refusal::RoomFull)
     } else {
-        Ok(replaced)
+        Ok(())
     }
+}
+
+/// Whether they have nothing that the private room asks for, and may ask to be let in all the same.
+fn knocks(room: &Room, applicant: &Applicant<'_>) -> bool {
+    let rules = &room.rules;
+    let has_shown = applicant.grant.is_some() || applicant.password.is_some();
+    rules.privacy == Privacy::Private && rules.enable_request_to_join && !has_shown
 }
 
 /// Whether they have shown what the room asks for. A token goes before the password; the creator's token does not.
@@ -336,6 +413,7 @@ fn check_credentials(
     match (applicant.grant, &room.password, applicant.password) {
         (Some(grant), ..) if expired(grant) => Err(Refusal::TokenExpired),
         (Some(_), ..) => Ok(()),
+        (None, ..) if knocks(room, applicant) => Ok(()),
         (None, None, _) if room.rules.privacy == Privacy::Private => Err(Refusal::TokenRequired),
         (None, None, _) => Ok(()),
         (None, Some(_), None) => Err(Refusal::InvalidPassword {
@@ -376,7 +454,7 @@ mod tests {
     use super::*;
     use crate::{
         id::{AppId, MeetingId, RoomId},
-        meetings::{Connection, Shown, Status},
+        meetings::{Connection, Permissions, Shown, Status},
         rooms::property::UnixSec,
         webhooks::RoomUrls,
     };
@@ -484,6 +562,7 @@ mod tests {
             away: None,
             connection: Connection(number.into()),
             shown: Shown::default(),
+            permissions: Permissions::new(),
         }
     }
 
@@ -528,6 +607,9 @@ mod tests {
                 room: self.room(),
                 participants: own.into_iter().chain(others).collect(),
                 blocked: Arc::new(self.blocked.clone()),
+                waiting: Vec::new(),
+                locked: None,
+                extended_by: TimeDelta::zero(),
                 participant_count: 0,
                 max_concurrent: 0,
                 created_at: now(),
@@ -606,7 +688,7 @@ mod tests {
                 address: Some(&ADDRESS),
             };
             let outcome = check(&case.room(), &applicant, Some(&case.state(&person)), now());
-            let outcome = outcome.map(|replaced| replaced.len()).map_err(|refusal| refusal.code());
+            let outcome = outcome.map(|way| way.replaced.len()).map_err(|refusal| refusal.code());
             prop_assert_eq!(outcome, case.expected());
         }
     }

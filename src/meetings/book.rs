@@ -2,12 +2,12 @@
 //! what is to be stored is handed out and what came of it is handed in, so that lost answers and crashes are tested in
 //! virtual time.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
 use super::{
-    Decision, Effect, Fact, Input, LeaveReason, Refusal, State, Status,
+    Answer, Decision, Denial, Effect, Fact, Input, LeaveReason, Refusal, State, Status,
     commit::{self, Change},
     decide, fact,
     owner::{Envelope, Lease, Sender, inside},
@@ -172,18 +172,20 @@ impl Book {
 
     /// Begins to store `unsaved` and what was decided, which together make the meeting `after`.
     fn save(&mut self, after: State, decided: Vec<Decided>, batch: BatchId) -> Change {
+        let (facts, requests) = self
+            .unsaved
+            .iter()
+            .map(|fact| (fact.clone(), None))
+            .chain(stored(&decided).map(|(fact, request)| (fact.clone(), request.cloned())))
+            .unzip();
         let change = Change {
             lease: self.lease,
             previous: self.saved_batch,
             batch,
             before: self.saved.clone(),
             after: after.clone(),
-            facts: self
-                .unsaved
-                .iter()
-                .chain(stored(&decided))
-                .cloned()
-                .collect(),
+            facts,
+            requests,
             commands: commands(&decided).collect(),
         };
         self.saving = Some(Saving {
@@ -223,8 +225,11 @@ impl Book {
             (_, Err(commit::Error::Fenced)) => return Err(commit::Error::Fenced),
             (Some(saving), Ok(_)) => return Ok(self.saved(saving)),
             (Some(saving), Err(error)) => self.not_saved(saving, error)?,
-            (None, Ok(true)) => self.saved_after_all(),
-            (None, Ok(false)) => self.doubt = None,
+            (None, Ok(true)) => return Ok(self.saved_after_all()),
+            (None, Ok(false)) => {
+                let doubt = self.doubt.take();
+                self.put_back(doubt.into_iter().flat_map(|doubt| doubt.decided));
+            }
             // Still nobody knows; it is looked up again.
             (None, Err(_)) => {}
         }
@@ -248,6 +253,11 @@ impl Book {
                 }
             }
         }
+        // Devices that were switched by it are as it says, whatever was said meanwhile.
+        let made = saving.decided.iter().flat_map(|(_, outcome)| outcome);
+        made.flat_map(|decision| &decision.facts)
+            .filter(|fact| matches!(fact, Fact::Showed { .. }))
+            .for_each(|fact| fact::apply(&mut state, fact));
         (self.saved, self.state) = (saving.after, state);
         saving.decided
     }
@@ -267,26 +277,52 @@ impl Book {
             after,
             decided,
         } = saving;
-        for (envelope, _) in decided.into_iter().rev() {
-            self.waiting.push_front(envelope);
-        }
         if matches!(error, commit::Error::Unknown(_)) {
+            // What the app asked for has its answer already, if it came about: it waits for that, as the app does.
+            let (asked, others) = decided
+                .into_iter()
+                .partition(|(envelope, _)| is_asked(envelope));
+            self.put_back(others);
             self.doubt = Some(Saving {
                 batch,
                 unsaved,
                 after,
-                decided: Vec::new(),
+                decided: asked,
             });
+        } else {
+            self.put_back(decided);
         }
         Ok(())
     }
 
+    /// Has what was decided in vain be decided again, before anything else.
+    fn put_back(&mut self, decided: impl IntoIterator<Item = Decided>) {
+        let decided: Vec<_> = decided.into_iter().collect();
+        for (envelope, _) in decided.into_iter().rev() {
+            self.waiting.push_front(envelope);
+        }
+    }
+
     /// A transaction that was in doubt has come about: what it stored is not stored again, and who joined by it without
     /// hearing of it has left.
-    fn saved_after_all(&mut self) {
-        let Some(Saving { batch, after, .. }) = self.doubt.take() else {
-            return;
+    fn saved_after_all(&mut self) -> Vec<Decided> {
+        let Some(Saving {
+            batch,
+            after,
+            decided,
+            ..
+        }) = self.doubt.take()
+        else {
+            return Vec::new();
         };
+        let made = decided.iter().flat_map(|(_, outcome)| outcome);
+        let let_in: Vec<ParticipantId> = made
+            .flat_map(|decision| &decision.facts)
+            .filter_map(|fact| match fact {
+                Fact::Joined(participant) => Some(participant.id),
+                _ => None,
+            })
+            .collect();
         let inside = |participant: ParticipantId| after.find(participant).is_some();
         self.unsaved.retain(|fact| match fact {
             Fact::Left { participant, .. } => inside(participant.id),
@@ -296,7 +332,8 @@ impl Book {
         let unheard = after
             .participants
             .iter()
-            .filter(|participant| self.saved.find(participant.id).is_none());
+            .filter(|participant| self.saved.find(participant.id).is_none())
+            .filter(|participant| !let_in.contains(&participant.id));
         let left = unheard.map(|participant| Fact::Left {
             at: participant.joined_at,
             reason: LeaveReason::JoinAborted,
@@ -312,14 +349,19 @@ impl Book {
             decided: Vec::new(),
         });
         self.away = away || !self.unsaved.is_empty();
+        decided
     }
 
     /// While Postgres is away: who wants in is told to try again; whatever else happens acts at once, and its facts wait.
     fn go_on_without_postgres(&mut self, now: DateTime<Utc>) -> Vec<Decided> {
+        // What the app asks for came from Postgres, which is to have the answer.
+        let waiting = std::mem::take(&mut self.waiting);
+        let (asked, waiting) = waiting.into_iter().partition(is_asked);
+        self.waiting = asked;
         let decide = |envelope: Envelope| {
             let full = self.unsaved.len() >= MOST_UNSAVED;
             let outcome = match (&envelope.from, &envelope.input) {
-                (Sender::Entering(..), Input::Join(_)) => Err(Refusal::TryAgain),
+                (_, input) if input.lets_in() => Err(Refusal::TryAgain),
                 (Sender::Entering(..), _) if full => Err(Refusal::TryAgain),
                 _ => decide::decide(&self.state, &envelope.input, now),
             };
@@ -331,29 +373,42 @@ impl Book {
             }
             (envelope, outcome)
         };
-        std::mem::take(&mut self.waiting)
-            .into_iter()
-            .map(decide)
-            .collect()
+        waiting.into_iter().map(decide).collect::<Vec<_>>()
     }
 }
 
-/// The facts of a batch that are to be stored, in order.
-fn stored(decided: &[Decided]) -> impl Iterator<Item = &Fact> {
-    let facts = decided
-        .iter()
-        .flat_map(|(_, outcome)| outcome.iter().flat_map(|decision| &decision.facts));
-    facts.filter(|fact| fact.is_stored())
+/// The facts of a batch that are to be stored, in order, each with the request that asked for it.
+fn stored(decided: &[Decided]) -> impl Iterator<Item = (&Fact, Option<&Arc<str>>)> {
+    let decisions = decided.iter().flat_map(|(_, outcome)| outcome);
+    let facts = decisions.flat_map(|decision| {
+        let request = decision.request.as_ref();
+        decision.facts.iter().map(move |fact| (fact, request))
+    });
+    facts.filter(|(fact, _)| fact.is_stored())
 }
 
-/// The commands that a batch obeys.
-fn commands(decided: &[Decided]) -> impl Iterator<Item = i64> {
-    decided
-        .iter()
-        .filter_map(|(envelope, _)| match envelope.from {
-            Sender::Command(id) => Some(id),
-            _ => None,
-        })
+/// The commands that a batch obeys, with their answers.
+fn commands(decided: &[Decided]) -> impl Iterator<Item = (i64, Option<Answer>)> {
+    decided.iter().filter_map(|decided| match decided.0.from {
+        Sender::Command(id) => Some((id, answer(decided))),
+        _ => None,
+    })
+}
+
+/// What the app is answered, where it waits for that.
+pub fn answer((envelope, outcome): &Decided) -> Option<Answer> {
+    is_asked(envelope).then(|| match outcome {
+        Ok(decision) => Ok(decision.done.clone()),
+        Err(refusal) => Err(Denial::from(*refusal)),
+    })
+}
+
+/// Whether the app waits for an answer to it.
+fn is_asked(envelope: &Envelope) -> bool {
+    matches!(
+        (&envelope.from, &envelope.input),
+        (Sender::Command(_), Input::Moderate { .. })
+    )
 }
 
 /// Inputs decided and committed together at most.

@@ -1,10 +1,14 @@
 //! One transaction of a meeting's owner: its facts with their events, usage and deadlines, fenced by the epoch.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use rand::Rng;
 use sqlx::PgConnection;
 
-use super::{Fact, Participant, Role, State, decide::is_stored_deadline, owner::Lease, store};
+use super::{
+    Answer, Fact, Participant, Role, State, decide::is_stored_deadline, owner::Lease, store,
+};
 use crate::{
     db::{self, Db},
     deadlines::{self, Key},
@@ -27,8 +31,10 @@ pub struct Change {
     pub after: State,
     /// What became true, in order.
     pub facts: Vec<Fact>,
-    /// The commands that are obeyed by it.
-    pub commands: Vec<i64>,
+    /// For each of them the id of the request that asked for it, where one did.
+    pub requests: Vec<Option<Arc<str>>>,
+    /// The commands that are obeyed by it, each with its answer, where somebody waits for one.
+    pub commands: Vec<(i64, Option<Answer>)>,
 }
 
 /// Why a transaction did not come about.
@@ -109,9 +115,6 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
                 time_up_at,
             } => store::set_limit(conn, lease, *participant, *time_up_at).await?,
             Fact::Blocked(block) => store::block(conn, lease, block).await?,
-            Fact::Promoted { participant } => {
-                store::set_role(conn, lease, *participant, Role::Moderator).await?;
-            }
             Fact::CameBack { participant } => {
                 store::set_away(conn, lease, *participant, None).await?
             }
@@ -120,11 +123,21 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
                 at,
                 reason,
             } => left.push((participant.id, *at, *reason)),
+            Fact::Permitted {
+                participant,
+                role,
+                permissions,
+            } => store::permit(conn, lease, *participant, *role, permissions).await?,
             Fact::Started { .. }
             | Fact::Ended { .. }
             | Fact::Abandoned { .. }
             | Fact::Showed { .. }
             | Fact::Connected(_)
+            | Fact::Knocked(_)
+            | Fact::WaitsNoMore { .. }
+            // With the meeting's row.
+            | Fact::Locked(_)
+            | Fact::Extended(_)
             | Fact::Ruled(_) => {}
         }
     }
@@ -138,13 +151,16 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
     let moved: Vec<_> = moved.iter().map(|(key, due)| (key, due)).collect();
     deadlines::set_of_meeting(conn, lease.app, lease.meeting, &moved).await?;
     deadlines::cancel(conn, lease.app, &gone.iter().collect::<Vec<_>>()).await?;
+    for (command, answer) in commands {
+        match answer {
+            Some(answer) => store::answer(conn, lease, *command, answer).await?,
+            None => store::obeyed(conn, lease, *command).await?,
+        }
+    }
     if ended.is_some() {
         store::forget_commands(conn, lease).await?;
         store::forget_blocks(conn, lease).await?;
         deadlines::forget(conn, lease.app, lease.meeting).await?;
-    }
-    for command in commands {
-        store::obeyed(conn, lease, *command).await?;
     }
     Ok(())
 }
@@ -167,20 +183,24 @@ pub fn events(change: &Change, rng: &mut impl Rng) -> Vec<webhooks::Event> {
         before,
         after,
         facts,
+        requests,
         ..
     } = change;
     let room = after.room.told();
-    let told = facts.iter().filter_map(|fact| event(after, fact));
+    let told = facts
+        .iter()
+        .zip(requests)
+        .filter_map(|(fact, request)| Some((event(after, fact)?, request)));
     let events = told
         .zip(before.next_seq..)
-        .map(|((at, kind), seq)| webhooks::Event {
+        .map(|(((at, kind), request), seq)| webhooks::Event {
             id: EventId::new(at, rng),
             app: lease.app,
             room: room.clone(),
             meeting: Some(lease.meeting),
             seq: Some(seq),
             at,
-            request_id: None,
+            request_id: request.as_deref().map(str::to_owned),
             kind,
         });
     events.collect()
@@ -248,12 +268,26 @@ fn event(after: &State, fact: &Fact) -> Option<(DateTime<Utc>, webhooks::Kind)> 
             };
             Some((*at, kind))
         }
+        Fact::Knocked(waiting) => {
+            let request = &waiting.request;
+            let identity = request.grant.as_ref().map(|grant| &grant.identity);
+            let kind = webhooks::Kind::Knock(webhooks::Person {
+                name: request.shown_name().to_owned(),
+                email: identity.and_then(|identity| identity.email.clone()),
+                external_user_id: identity.and_then(|identity| identity.external_user_id.clone()),
+                meta: identity.and_then(|identity| identity.meta.clone()),
+            });
+            Some((waiting.since, kind))
+        }
         Fact::Abandoned { .. }
+        | Fact::WaitsNoMore { .. }
+        | Fact::Locked(_)
+        | Fact::Extended(_)
+        | Fact::Blocked(_)
+        | Fact::Permitted { .. }
         | Fact::WentAway { .. }
         | Fact::CameBack { .. }
         | Fact::Limited { .. }
-        | Fact::Blocked(_)
-        | Fact::Promoted { .. }
         | Fact::Showed { .. }
         | Fact::Connected(_)
         | Fact::Ruled(_) => None,

@@ -7,13 +7,20 @@ mod deadlines;
 mod host;
 mod join;
 mod leave;
+mod moderate;
 mod rules;
 mod talk;
+mod waiting;
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
 pub use self::deadlines::is_stored_deadline;
-use super::{Fact, Input, LeaveReason, MediaOffer, Notice, Refusal, Speaker, State, Status};
+use super::{
+    Done, Fact, Farewell, Input, LeaveReason, MediaOffer, Notice, Refusal, Speaker, State, Status,
+    fact::apply,
+};
 use crate::id::ParticipantId;
 
 /// Something that happens once the facts before it are stored.
@@ -29,7 +36,11 @@ pub enum Effect {
     /// One is told.
     Tell(ParticipantId, Notice),
     /// One is told why it is over for them, and their connection is closed.
-    PutOut(ParticipantId, LeaveReason),
+    PutOut(ParticipantId, Farewell),
+    /// One who waited is in from now on.
+    LetIn(ParticipantId),
+    /// One who waited is told something at last, if there is something to tell, and their connection is closed.
+    Dismiss(ParticipantId, Option<Notice>),
     /// The SFU answers an offer.
     Negotiate(Speaker, MediaOffer),
     /// The SFU forgets one.
@@ -43,8 +54,14 @@ pub struct Decision {
     pub facts: Vec<Fact>,
     /// In their order.
     pub effects: Vec<Effect>,
-    /// Who has come in by it.
+    /// Who has come in by it, or begun to wait.
     pub entered: Option<ParticipantId>,
+    /// Whether they wait.
+    pub waits: bool,
+    /// What it comes to for the app that asked for it.
+    pub done: Done,
+    /// The id of the request that asked for it.
+    pub request: Option<Arc<str>>,
 }
 
 /// What `input` makes of the meeting, or why nothing comes of it.
@@ -57,6 +74,11 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
     match input {
         Input::Join(request) => join::join(made, state, request, now)?,
         Input::Resume { hash, connection } => join::resume(made, state, hash, *connection)?,
+        Input::Leave { by, .. } | Input::Disconnected { by, .. }
+            if let Some(waiting) = state.waiter(*by) =>
+        {
+            waiting::gone(made, state, waiting);
+        }
         Input::Leave { by, at } => {
             leave::leave(made, state.speaker(*by)?, *at, LeaveReason::Left);
         }
@@ -66,6 +88,7 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
         Input::Unheard { by } => {
             leave::leave(made, state.speaker(*by)?, now, LeaveReason::JoinAborted);
         }
+        Input::Moderate { by, action } => moderate::moderate(made, state, by, action, now)?,
         Input::Show { by, change } => talk::show(made, state.speaker(*by)?, *change),
         Input::Chat { by, message } => talk::chat(made, state.speaker(*by)?, message, now),
         Input::Offer { by, offer } => {

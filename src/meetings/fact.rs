@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    Away, Block, EndReason, LeaveReason, Participant, Role, Shown, Speaker, State, Status,
+    Away, Block, EndReason, LeaveReason, Participant, Permissions, Role, Shown, Speaker, State,
+    Status, Waiting,
 };
 use crate::{id::ParticipantId, rooms::Room};
 
@@ -51,11 +52,6 @@ pub enum Fact {
     },
     /// Nobody of whom this is known comes in until the meeting ends.
     Blocked(Block),
-    /// A participant moderates from now on.
-    Promoted {
-        /// Who.
-        participant: ParticipantId,
-    },
     /// The meeting is over.
     Ended {
         /// When.
@@ -75,6 +71,26 @@ pub enum Fact {
         /// How it is now.
         shown: Shown,
     },
+    /// Somebody waits to be let in. Announced; who waits is not stored.
+    Knocked(Waiting),
+    /// Somebody waits no more: they are in, or have gone. Not stored.
+    WaitsNoMore {
+        /// Who.
+        participant: ParticipantId,
+    },
+    /// The meeting is locked, is not, or is as its room says.
+    Locked(Option<bool>),
+    /// The end that `meetingDurationSec` gives is moved by so much in all.
+    Extended(TimeDelta),
+    /// A participant may do something else from now on.
+    Permitted {
+        /// Who.
+        participant: ParticipantId,
+        /// Their role.
+        role: Role,
+        /// What is not as the room has it.
+        permissions: Permissions,
+    },
     /// The room's rules are these now. Not stored here: they are the room's.
     Ruled(Box<Room>),
 }
@@ -84,7 +100,11 @@ impl Fact {
     pub fn is_announced(&self) -> bool {
         matches!(
             self,
-            Self::Started { .. } | Self::Joined(_) | Self::Left { .. } | Self::Ended { .. }
+            Self::Started { .. }
+                | Self::Joined(_)
+                | Self::Left { .. }
+                | Self::Knocked(_)
+                | Self::Ended { .. }
         )
     }
 
@@ -92,7 +112,7 @@ impl Fact {
     pub fn is_stored(&self) -> bool {
         !matches!(
             self,
-            Self::Showed { .. } | Self::Connected(_) | Self::Ruled(_)
+            Self::Showed { .. } | Self::Connected(_) | Self::WaitsNoMore { .. } | Self::Ruled(_)
         )
     }
 }
@@ -137,13 +157,27 @@ pub fn apply(state: &mut State, fact: &Fact) {
         Fact::Blocked(block) => {
             Arc::make_mut(&mut state.blocked).insert(block.clone());
         }
-        Fact::Promoted { participant } => {
-            state.change(*participant, |known| known.role = Role::Moderator);
-        }
         Fact::Ended { .. } | Fact::Abandoned { .. } => state.status = Status::Ended,
         Fact::Showed { participant, shown } => {
             state.change(*participant, |known| known.shown = *shown)
         }
+        Fact::Knocked(waiting) => {
+            state.waiting.push(waiting.clone());
+            state.last_at = state.last_at.max(waiting.since);
+        }
+        Fact::WaitsNoMore { participant } => state
+            .waiting
+            .retain(|waiting| waiting.request.participant != *participant),
+        Fact::Locked(locked) => state.locked = *locked,
+        Fact::Extended(by) => state.extended_by = *by,
+        Fact::Permitted {
+            participant,
+            role,
+            permissions,
+        } => state.change(*participant, |known| {
+            known.role = *role;
+            known.permissions = permissions.clone();
+        }),
         Fact::Ruled(room) => state.room = (**room).clone(),
     }
     if fact.is_announced() {

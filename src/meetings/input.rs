@@ -5,8 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::{
-    ChatMessage, Connection, Device, EndReason, Grant, LeaveReason, ResumeHash, ShownChange,
-    Speaker,
+    Action, By, ChatMessage, Connection, Device, EndReason, Grant, LeaveReason, ResumeHash,
+    ShownChange, Speaker,
 };
 use crate::{
     deadlines::Key,
@@ -81,6 +81,13 @@ pub enum Input {
         /// All of them.
         slots: Arc<[sfu::SlotView]>,
     },
+    /// A moderator or the app does something to the meeting.
+    Moderate {
+        /// Who.
+        by: By,
+        /// What.
+        action: Action,
+    },
     /// A deadline of this meeting is due.
     Due(Key),
     /// Somebody with the right to it ends the meeting.
@@ -117,12 +124,25 @@ impl Input {
             | Self::Leave { .. }
             | Self::Disconnected { .. }
             | Self::Unheard { .. }
+            | Self::Moderate { .. }
             | Self::Due(_)
             | Self::End { .. }
             | Self::Rules(_)
             | Self::Claimed { .. }
             | Self::Shutdown => false,
         }
+    }
+
+    /// Whether somebody comes in by it who was not in.
+    pub fn lets_in(&self) -> bool {
+        matches!(
+            self,
+            Self::Join(_)
+                | Self::Moderate {
+                    action: Action::Admit(_),
+                    ..
+                }
+        )
     }
 }
 
@@ -158,4 +178,12 @@ pub struct JoinRequest {
     pub resume: Option<ResumeHash>,
     /// The room as it is now: its rules may have changed since the meeting began.
     pub room: Room,
+}
+
+impl JoinRequest {
+    /// The name that the others see: the token's goes before the one that was entered.
+    pub fn shown_name(&self) -> &str {
+        let granted = self.grant.as_ref().and_then(|grant| grant.name.as_deref());
+        granted.unwrap_or(&self.name)
+    }
 }

@@ -3,6 +3,7 @@
 //! A live meeting has one owner, a task on one node ([`owner`]), which holds a lease on it in Postgres. Whatever happens
 //! to the meeting goes through that task: [`decide`] says what comes of it, [`commit`] writes it, and only then is it so.
 
+mod action;
 pub mod admission;
 mod asking;
 mod book;
@@ -29,29 +30,33 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgTransaction};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use self::{
-    admission::Applicant,
-    asking::Asking,
-    owner::{Envelope, Lease, Owner, Sender},
-};
 pub use self::{
+    action::{
+        Action, Answer, By, Denial, Done, Extension, Order, Permission, Permissions, PutOut,
+        Waiters, Waits, Whom,
+    },
     admission::{Grant, Refusal},
     decide::{Decision, Effect},
     fact::Fact,
     input::{Input, JoinRequest, MediaOffer},
-    notice::{ChatMessage, Notice, Person},
+    notice::{ChatMessage, Farewell, Notice, Person, TurnedAway},
     owner::Outbox,
     reason::{EndReason, LeaveReason},
     state::{
         Away, Block, Connection, Device, Identity, Participant, ResumeHash, Role, Shown,
-        ShownChange, Speaker, State, Status,
+        ShownChange, Speaker, State, Status, Waiting,
     },
+};
+use self::{
+    admission::Applicant,
+    asking::Asking,
+    owner::{Entered, Envelope, Lease, Owner, Sender},
 };
 use crate::{
     clock::Clock,
@@ -65,7 +70,7 @@ use crate::{
 };
 
 /// What others ask of a meeting's owner, as it is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Command {
     /// End the meeting.
@@ -77,6 +82,35 @@ pub enum Command {
     },
     /// The room has changed: read it anew.
     Rules,
+    /// The app acts, and waits for the answer.
+    Act {
+        /// What it does.
+        action: Action,
+        /// The id of the request by which it does.
+        request: Option<String>,
+    },
+}
+
+/// Something that an app has asked of a meeting's owner.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Whose meeting it is.
+    pub app: AppId,
+    /// The row of the command.
+    pub command: i64,
+    /// What is asked of which meeting, where it has not been handed over yet.
+    pub new: Option<(MeetingId, Action, Option<Arc<str>>)>,
+}
+
+/// What has come of something that was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The owner's answer.
+    Answered(Answer),
+    /// The meeting ended before the owner came to it.
+    Gone,
+    /// The owner has not come to it yet. It is stored, and whoever owns the meeting next does it.
+    Pending,
 }
 
 /// Settings of live meetings.
@@ -123,6 +157,8 @@ pub struct Context {
     asleep: AtomicU64,
     /// Wakes whoever carries commands to owners.
     commands: Notify,
+    /// Who waits for the answers to commands on this node.
+    asked: Mutex<HashMap<i64, oneshot::Sender<Answer>>>,
     live: Mutex<Live>,
     /// Wrong passwords that an address may try in a room.
     wrong_passwords: Buckets<(IpAddr, RoomId)>,
@@ -155,6 +191,8 @@ struct Handle {
 pub struct Seat {
     /// The stay.
     pub participant: ParticipantId,
+    /// Whether they had to wait to be let in when they came.
+    pub waits: bool,
     connection: Connection,
     inbox: mpsc::Sender<Envelope>,
 }
@@ -230,6 +268,30 @@ pub async fn request_rules(
     store::command(tx, app, room, &Command::Rules, now).await
 }
 
+/// Asks the owner of the room's meeting to act; `None` where the room has none. Its answer is kept until `keep_until`.
+///
+/// After the commit, [`Meetings::outcome`] makes it happen at once, and waits for it.
+pub async fn ask(
+    tx: &mut PgTransaction<'_>,
+    app: AppId,
+    room: RoomId,
+    action: Action,
+    request: Option<String>,
+    keep_until: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Option<Asked>> {
+    let command = Command::Act { action, request };
+    let asked = store::ask(tx, app, room, &command, keep_until, now).await?;
+    let Command::Act { action, request } = command else {
+        return Ok(None);
+    };
+    Ok(asked.map(|(id, meeting)| Asked {
+        app,
+        command: id,
+        new: Some((meeting, action, request.map(Arc::from))),
+    }))
+}
+
 /// Meetings that are live, and people who are in them, of all apps.
 pub async fn totals(db: &Db) -> sqlx::Result<(i64, i64)> {
     store::totals(&mut db.system().await?).await
@@ -273,6 +335,7 @@ impl Meetings {
             stopping: CancellationToken::new(),
             asleep: AtomicU64::new(0),
             commands: Notify::new(),
+            asked: Mutex::default(),
             live: Mutex::default(),
             wrong_passwords: Buckets::new(Limit::per_minute("passwords", WRONG_PASSWORDS)),
             announced: Buckets::new(Limit::per_minute("refusals", ANNOUNCED_REFUSALS)),
@@ -337,9 +400,10 @@ impl Meetings {
             let answer = answer.await;
             asking.is_with_owner = false;
             match answer {
-                Ok(Ok(participant)) => {
+                Ok(Ok(Entered { participant, waits })) => {
                     return Ok(Seat {
                         participant,
+                        waits,
                         connection,
                         inbox,
                     });
@@ -349,6 +413,53 @@ impl Meetings {
             }
         }
         Err(Refusal::TryAgain)
+    }
+
+    /// Waits for what comes of something that was asked, [`PATIENCE`] at most.
+    ///
+    /// An owner on this node is told at once; one elsewhere, or one to come, finds it in the table.
+    pub async fn outcome(&self, asked: Asked) -> sqlx::Result<Outcome> {
+        let Asked { app, command, new } = asked;
+        let (reply, answer) = oneshot::channel();
+        self.0.wait_for(command, reply);
+        if let Some((meeting, action, request)) = new
+            && let Some(owner) = self.0.owner_of(meeting)
+        {
+            let by = By::App { request };
+            // A full inbox is tried again at the next poll.
+            let _ = owner.inbox.try_send(Envelope {
+                input: Input::Moderate { by, action },
+                from: Sender::Command(command),
+            });
+        }
+        let look = async {
+            let mut last = Ok(Outcome::Pending);
+            for _ in 0..PATIENCE.as_millis() / POLL.as_millis() {
+                tokio::time::sleep(POLL).await;
+                last = self.look_at(app, command).await;
+                if !matches!(last, Ok(Outcome::Pending) | Err(_)) {
+                    break;
+                }
+            }
+            last
+        };
+        tokio::select! {
+            Ok(answer) = answer => Ok(Outcome::Answered(answer)),
+            last = tokio::time::timeout(PATIENCE, look) => last.unwrap_or(Ok(Outcome::Pending)),
+        }
+    }
+
+    async fn look_at(&self, app: AppId, command: i64) -> sqlx::Result<Outcome> {
+        let mut tx = self.0.db.begin(app).await?;
+        let answer = store::answered(&mut tx, app, command).await?;
+        Ok(match answer {
+            None => Outcome::Gone,
+            Some(None) => Outcome::Pending,
+            Some(Some(answer)) => match serde_json::from_value(answer) {
+                Ok(answer) => Outcome::Answered(answer),
+                Err(error) => return Err(sqlx::Error::Decode(error.into())),
+            },
+        })
     }
 
     /// Makes commands that were just committed happen now rather than at the next poll.
@@ -549,6 +660,9 @@ impl Meetings {
             room: room.clone(),
             participants: Vec::new(),
             blocked: Arc::default(),
+            waiting: Vec::new(),
+            locked: None,
+            extended_by: TimeDelta::zero(),
             participant_count: 0,
             max_concurrent: 0,
             created_at: now,
@@ -602,7 +716,7 @@ impl Meetings {
                 .fence(owned.into_iter().filter(|meeting| !ours.contains(meeting)));
         }
         self.0.asleep.store(micros(asleep), Relaxed);
-        store::forget_late_commands(&mut conn).await?;
+        store::forget_late_commands(&mut conn, clock.now()).await?;
         let claimed = store::claim(&mut conn, *node, *lease, CLAIMS).await?;
         drop(conn);
         for claimed in claimed {
@@ -646,6 +760,9 @@ impl Meetings {
             room,
             participants,
             blocked: Arc::new(blocked),
+            waiting: Vec::new(),
+            locked: row.locked,
+            extended_by: TimeDelta::seconds(row.extended_by_sec),
             participant_count: row.participant_count.unsigned_abs(),
             max_concurrent: usize::try_from(row.max_concurrent).unwrap_or_default(),
             created_at: row.created_at,
@@ -681,12 +798,22 @@ impl Meetings {
             return Ok(());
         }
         let commands = store::commands(&mut self.0.db.system().await?, &owned).await?;
-        for (meeting, id, command) in commands {
+        for store::Carried {
+            meeting,
+            id,
+            command,
+        } in commands
+        {
             let Some(owner) = self.0.owner_of(meeting) else {
                 continue;
             };
             let input = match serde_json::from_value(command) {
                 Ok(Command::End { reason, at }) => Input::End { reason, at },
+                Ok(Command::Act { action, request }) => {
+                    let request = request.map(Arc::from);
+                    let by = By::App { request };
+                    Input::Moderate { by, action }
+                }
                 Ok(Command::Rules) => match self.room_of(&owner).await {
                     Ok(Some(room)) => Input::Rules(Box::new(room)),
                     // A room is archived, never removed, while a meeting runs in it.
@@ -825,6 +952,22 @@ impl Context {
             }
             warn!(meeting.id = %meeting, "the media worker was too busy to end a meeting's media");
         });
+    }
+
+    /// Has `reply` told what an owner on this node answers to a command.
+    fn wait_for(&self, command: i64, reply: oneshot::Sender<Answer>) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|_, reply| !reply.is_closed());
+        asked.insert(command, reply);
+    }
+
+    /// Tells whoever waits for the answer to a command on this node.
+    fn answered(&self, command: i64, answer: Answer) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reply) = asked.remove(&command) {
+            // Whoever asked may be gone.
+            let _ = reply.send(answer);
+        }
     }
 
     fn owned(&self) -> Vec<MeetingId> {

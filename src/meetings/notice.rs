@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::{LeaveReason, Participant, Role, Shown};
+use super::{LeaveReason, Order, Participant, Permissions, Refusal, Role, Shown, Waiting};
 use crate::{id::ParticipantId, sfu};
 
 /// One thing that a connection is told.
@@ -24,8 +24,47 @@ pub enum Notice {
         /// Who.
         participant: ParticipantId,
     },
+    /// Somebody waits to be let in: said to them, and to moderators.
+    Waiting {
+        /// Who.
+        participant: ParticipantId,
+        /// Display name.
+        name: Arc<str>,
+    },
+    /// Somebody waits no more, and has not come in: said to moderators.
+    WaitsNoMore {
+        /// Who.
+        participant: ParticipantId,
+    },
+    /// The person told is not let in; their connection closes.
+    TurnedAway(TurnedAway),
+    /// Nobody joins by themself any more, or everybody does again.
+    Locked {
+        /// Whether it is locked.
+        is_locked: bool,
+        /// Which moderator said so, where one did.
+        by: Option<ParticipantId>,
+    },
     /// Somebody's role or devices were changed for them.
     Changed(Person),
+    /// The person told is ordered something, or it was done to them.
+    Ordered {
+        /// Which moderator, where it was not the app.
+        by: Option<ParticipantId>,
+        /// What.
+        order: Order,
+    },
+    /// What the person told may do, all of it.
+    Permitted(Permissions),
+    /// The app tells something.
+    Message {
+        /// For people.
+        text: Option<Arc<str>>,
+        /// For programs.
+        data: Option<Arc<serde_json::Value>>,
+    },
+    /// What the person told asked for does not happen.
+    Refused(Refusal),
     /// Somebody's devices or hand changed.
     Updated {
         /// Who.
@@ -48,6 +87,10 @@ pub enum Notice {
         participant: ParticipantId,
         /// Everyone, in the order of their joins.
         people: Arc<[Person]>,
+        /// Whether the meeting is locked.
+        is_locked: bool,
+        /// Who waits to be let in, if the person moderates.
+        waiting: Arc<[(ParticipantId, Arc<str>)]>,
     },
     /// The SFU's answer to an offer.
     Answer(Arc<str>),
@@ -58,7 +101,29 @@ pub enum Notice {
     /// The server restarts: the connection closes, and the client comes back by itself.
     Restarting,
     /// It is over for the person; the connection closes.
-    Ended(LeaveReason),
+    Ended(Farewell),
+}
+
+/// What somebody is told at last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Farewell {
+    /// Why it is over.
+    pub reason: LeaveReason,
+    /// What whoever ended it has to say.
+    pub message: Option<Arc<str>>,
+    /// Where they go.
+    pub redirect: Option<Arc<str>>,
+}
+
+/// Why somebody who waited is not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// A moderator or the app said no, perhaps with a reason.
+    Rejected(Option<Arc<str>>),
+    /// Nobody answered in time.
+    NotAnswered,
+    /// They were put out while they waited, perhaps with a reason.
+    PutOut(Option<Arc<str>>),
 }
 
 /// A participant as others see them.
@@ -98,5 +163,31 @@ impl From<&Participant> for Person {
             role,
             shown,
         }
+    }
+}
+
+impl From<LeaveReason> for Farewell {
+    fn from(reason: LeaveReason) -> Self {
+        Self {
+            reason,
+            message: None,
+            redirect: None,
+        }
+    }
+}
+
+impl From<&Waiting> for Notice {
+    fn from(waiting: &Waiting) -> Self {
+        Self::Waiting {
+            participant: waiting.request.participant,
+            name: waiting.name(),
+        }
+    }
+}
+
+impl Waiting {
+    /// The name that others see.
+    pub fn name(&self) -> Arc<str> {
+        self.request.shown_name().into()
     }
 }

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Connection, Context, Decision, Effect, Fact, Input, LeaveReason, MediaOffer, Notice, Refusal,
-    Speaker, State, Status,
-    book::{Ask, Book, Decided},
+    By, Connection, Context, Decision, Effect, Fact, Input, LeaveReason, MediaOffer, Notice,
+    Refusal, Speaker, State, Status,
+    book::{Ask, Book, Decided, answer},
     commit,
 };
 use crate::{
@@ -54,11 +54,20 @@ pub struct Envelope {
 #[derive(Debug)]
 pub enum Sender {
     /// A connection that is to be the participant's from now on, if they are let in.
-    Entering(Outbox, oneshot::Sender<Result<ParticipantId, Refusal>>),
+    Entering(Outbox, oneshot::Sender<Result<Entered, Refusal>>),
     /// A row of `meeting_commands`.
     Command(i64),
     /// A connection that is in, the SFU, or the owner itself.
     Inside,
+}
+
+/// Who has come in, or begun to wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Entered {
+    /// The stay, or the one that it would be.
+    pub participant: ParticipantId,
+    /// Whether they wait.
+    pub waits: bool,
 }
 
 /// The way to one connection. The connection closes when it is dropped or full.
@@ -83,6 +92,10 @@ pub struct Owner {
     /// The step with Postgres that is under way.
     step: Option<Step>,
     outboxes: HashMap<ParticipantId, Outbox>,
+    /// The ways to those who wait to be let in.
+    lobby: HashMap<ParticipantId, Outbox>,
+    /// Commands that came last: one that is still in its table when that is read is carried again.
+    carried: VecDeque<i64>,
     /// Offers that the SFU has not answered yet, each with the slots that were reported since: they name m-lines of the
     /// answer, and are told after it.
     negotiating: HashMap<ParticipantId, Option<Notice>>,
@@ -112,6 +125,8 @@ impl Owner {
             book: Book::new(lease, stored, first),
             step: None,
             outboxes: HashMap::new(),
+            lobby: HashMap::new(),
+            carried: VecDeque::new(),
             negotiating: HashMap::new(),
             unplugged: VecDeque::new(),
         }
@@ -173,6 +188,15 @@ impl Owner {
 
     /// What must not wait for Postgres does not.
     fn take(&mut self, envelope: Envelope) {
+        if let (Sender::Command(id), Input::Moderate { .. }) = (&envelope.from, &envelope.input) {
+            if self.carried.contains(id) {
+                return;
+            }
+            self.carried.push_back(*id);
+            if self.carried.len() > MOST_CARRIED {
+                self.carried.pop_front();
+            }
+        }
         if envelope.input.is_relayed() {
             self.relay(&envelope.input);
         } else {
@@ -271,21 +295,32 @@ impl Owner {
     }
 
     fn act(&mut self, envelope: Envelope, outcome: Result<Decision, Refusal>) {
+        let decided = (envelope, outcome);
+        if let (Sender::Command(id), Some(answer)) = (&decided.0.from, answer(&decided)) {
+            self.context.answered(*id, answer);
+        }
+        let (envelope, outcome) = decided;
         let decision = match outcome {
             Ok(decision) => decision,
             Err(refusal) => {
                 if let (Refusal::JoinAborted, Input::Join(request)) = (refusal, &envelope.input) {
                     self.context.announce_gone(request);
                 }
-                return refuse(envelope, refusal);
+                return self.refuse(envelope, refusal);
             }
         };
         if let (Sender::Entering(outbox, reply), Some(participant)) =
             (envelope.from, decision.entered)
         {
-            self.outboxes.insert(participant, outbox);
+            let waits = decision.waits;
+            let outboxes = if waits {
+                &mut self.lobby
+            } else {
+                &mut self.outboxes
+            };
+            outboxes.insert(participant, outbox);
             // A connection that is gone is noticed when it is told that it is in.
-            let _ = reply.send(Ok(participant));
+            let _ = reply.send(Ok(Entered { participant, waits }));
         }
         decision
             .effects
@@ -306,11 +341,22 @@ impl Owner {
                 told.into_iter()
                     .for_each(|participant| self.tell(participant, notice.clone()));
             }
-            Effect::PutOut(participant, reason) => {
-                if reason != LeaveReason::Left {
-                    self.tell(participant, Notice::Ended(reason));
+            Effect::PutOut(participant, farewell) => {
+                if farewell.reason != LeaveReason::Left {
+                    self.tell(participant, Notice::Ended(farewell));
                 }
                 self.outboxes.remove(&participant);
+            }
+            Effect::LetIn(participant) => {
+                if let Some(outbox) = self.lobby.remove(&participant) {
+                    self.outboxes.insert(participant, outbox);
+                }
+            }
+            Effect::Dismiss(participant, last) => {
+                if let Some(last) = last {
+                    self.tell(participant, last);
+                }
+                self.lobby.remove(&participant);
             }
             Effect::Unplug(participant) => {
                 self.negotiating.remove(&participant);
@@ -330,7 +376,8 @@ impl Owner {
             }
             _ => notice,
         };
-        let Some(outbox) = self.outboxes.get(&participant) else {
+        let waits = self.lobby.get(&participant);
+        let Some(outbox) = self.outboxes.get(&participant).or(waits) else {
             return;
         };
         if let Err(error) = outbox.notices.try_send(notice) {
@@ -339,6 +386,7 @@ impl Owner {
                 connection: outbox.connection,
             };
             self.outboxes.remove(&participant);
+            self.lobby.remove(&participant);
             let since = self.context.clock.now();
             self.book.put(inside(match error.into_inner() {
                 Notice::Welcome { .. } => Input::Unheard { by },
@@ -363,8 +411,51 @@ impl Owner {
             };
             inside(Input::Disconnected { by, since })
         });
-        let lost: Vec<_> = lost.collect();
+        let waiting = self
+            .book
+            .state()
+            .waiting
+            .iter()
+            .map(|waiting| &waiting.request);
+        let gone = waiting.filter(|request| {
+            let outbox = self.lobby.get(&request.participant);
+            outbox.is_none_or(|outbox| outbox.notices.is_closed())
+        });
+        let gone = gone.map(|request| {
+            let by = Speaker {
+                participant: request.participant,
+                connection: request.connection,
+            };
+            inside(Input::Disconnected { by, since })
+        });
+        let lost: Vec<_> = lost.chain(gone).collect();
         lost.into_iter().for_each(|lost| self.book.put(lost));
+        // Whom a lost answer of Postgres left neither in nor waiting finds out by the end of their connection.
+        let state = self.book.state();
+        self.lobby.retain(|id, _| state.find_waiting(*id).is_some());
+    }
+
+    /// Tells who asked that nothing comes of it.
+    fn refuse(&mut self, envelope: Envelope, refusal: Refusal) {
+        match (envelope.from, envelope.input) {
+            (Sender::Entering(_, reply), _) => {
+                // Whoever asked may be gone.
+                let _ = reply.send(Err(refusal));
+            }
+            (
+                Sender::Inside,
+                Input::Moderate {
+                    by: By::Moderator(by),
+                    ..
+                },
+            ) => {
+                let outbox = self.outboxes.get(&by.participant);
+                if outbox.is_some_and(|outbox| outbox.connection == by.connection) {
+                    self.tell(by.participant, Notice::Refused(refusal));
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Passes an offer to the SFU; its answer comes back as an input.
@@ -447,13 +538,6 @@ pub(super) fn inside(input: Input) -> Envelope {
     }
 }
 
-fn refuse(envelope: Envelope, refusal: Refusal) {
-    if let Sender::Entering(_, reply) = envelope.from {
-        // Whoever asked may be gone.
-        let _ = reply.send(Err(refusal));
-    }
-}
-
 /// What a participant may send: no rule of a room forbids anything yet.
 const EVERY_SOURCE: [Source; 4] = [
     Source::Microphone,
@@ -461,6 +545,8 @@ const EVERY_SOURCE: [Source; 4] = [
     Source::Screen,
     Source::ScreenAudio,
 ];
+/// Commands that are remembered; as many as are read at once.
+const MOST_CARRIED: usize = 1000;
 /// A transaction that takes longer is in doubt.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Pause before Postgres is tried again.

@@ -15,6 +15,12 @@ pub enum LeaveReason {
     Replaced,
     /// They were gone before they were told that they are in.
     JoinAborted,
+    /// A moderator put them out; they may come again.
+    Kicked,
+    /// The app put them out.
+    Ejected,
+    /// They were put out, and are kept out.
+    Banned,
     /// The server died and they did not come back in time.
     ServerCrash,
     /// The server was stopped, and their client cannot come back.
@@ -33,6 +39,10 @@ pub enum EndReason {
     RoomDeleted,
     /// Nobody was in for `endWhenEmptyAfterSec`.
     Empty,
+    /// The app ended it.
+    EndedByApi,
+    /// A moderator ended it.
+    EndedByModerator,
 }
 
 impl EndReason {
@@ -42,6 +52,8 @@ impl EndReason {
             Self::RoomExpired => "roomExpired",
             Self::RoomDeleted => "roomDeleted",
             Self::Empty => "empty",
+            Self::EndedByApi => "endedByApi",
+            Self::EndedByModerator => "endedByModerator",
         }
     }
 }
@@ -56,6 +68,9 @@ impl LeaveReason {
             Self::TokenExpired => "tokenExpired",
             Self::Replaced => "replaced",
             Self::JoinAborted => "joinAborted",
+            Self::Kicked => "kicked",
+            Self::Ejected => "ejected",
+            Self::Banned => "banned",
             Self::ServerCrash => "serverCrash",
             Self::ServerShutdown => "serverShutdown",
             Self::Ended(reason) => reason.as_str(),

@@ -2,9 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{LeaveReason, Refusal};
+use super::{JoinRequest, LeaveReason, Permission, Permissions, Refusal};
 use crate::{
     id::{MeetingId, ParticipantId, TokenId},
     rooms::{AddressHash, Room},
@@ -23,6 +23,12 @@ pub struct State {
     pub participants: Vec<Participant>,
     /// Who was put out and is kept out until the meeting ends.
     pub blocked: Arc<HashSet<Block>>,
+    /// Who waits to be let in, in the order in which they came. Not stored: their connections are this node's.
+    pub waiting: Vec<Waiting>,
+    /// Whether it was locked or unlocked since it began; `None` is as the room has it.
+    pub locked: Option<bool>,
+    /// By how much the app has moved the end that `meetingDurationSec` gives.
+    pub extended_by: TimeDelta,
     /// Stays so far, those that ended included.
     pub participant_count: u32,
     /// People who were in at the same time, at most.
@@ -66,7 +72,18 @@ impl Status {
 }
 
 /// What a participant may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    sqlx::Type,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum Role {
     /// Leads the meeting.
@@ -108,6 +125,17 @@ pub struct Participant {
     pub connection: Connection,
     /// What they say of their devices and their hand.
     pub shown: Shown,
+    /// What they may do that the room's `lockSettings` forbid, and the other way round.
+    pub permissions: Permissions,
+}
+
+/// Somebody who waits to be let in.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// What they asked.
+    pub request: Arc<JoinRequest>,
+    /// Since when.
+    pub since: DateTime<Utc>,
 }
 
 /// What is known of somebody who was put out, and lets nobody in until the meeting ends.
@@ -200,6 +228,44 @@ impl State {
             .find(|participant| participant.id == id)
     }
 
+    /// Who waits with this id.
+    pub fn find_waiting(&self, id: ParticipantId) -> Option<&Waiting> {
+        self.waiting
+            .iter()
+            .find(|waiting| waiting.request.participant == id)
+    }
+
+    /// Those who moderate.
+    pub fn moderators(&self) -> impl Iterator<Item = &Participant> {
+        self.participants
+            .iter()
+            .filter(|participant| participant.role == Role::Moderator)
+    }
+
+    /// Whether nobody joins by themself.
+    pub fn is_locked(&self) -> bool {
+        self.locked.unwrap_or(self.room.rules.locked)
+    }
+
+    /// Whether a participant may do something: moderators may do everything.
+    pub fn may(&self, participant: &Participant, what: Permission) -> bool {
+        participant.role == Role::Moderator
+            || participant
+                .permissions
+                .get(&what)
+                .copied()
+                .unwrap_or(!what.is_locked(&self.room.rules.lock_settings))
+    }
+
+    /// When the meeting ends by the room's `meetingDurationSec` and what the app has moved that by; `None` where that has no
+    /// end, or nobody has joined yet.
+    pub fn ends_at(&self) -> Option<DateTime<Utc>> {
+        let duration = self.room.rules.meeting_duration.map(TimeDelta::from)?;
+        self.started_at?
+            .checked_add_signed(duration)?
+            .checked_add_signed(self.extended_by)
+    }
+
     /// The participant for whom this connection speaks.
     ///
     /// # Errors
@@ -233,6 +299,17 @@ impl Participant {
         let banned = person.or(self.address.map(Block::Address));
         let banned = banned.filter(|_| is_ban);
         [token, resume, banned].into_iter().flatten().collect()
+    }
+}
+
+impl JoinRequest {
+    /// The same of somebody who only waits.
+    pub fn blocks(&self, is_ban: bool) -> Vec<Block> {
+        let grant = self.grant.as_ref();
+        let token = grant.map(|grant| Block::Token(grant.token));
+        let person = grant.and_then(|grant| grant.identity.external_user_id.clone());
+        let banned = person.map(Block::Person).filter(|_| is_ban);
+        [token, banned].into_iter().flatten().collect()
     }
 }
 

@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{
-    Away, Block, Command, Connection, Identity, LeaveReason, Participant, ResumeHash, Role, State,
-    Status, owner::Lease,
+    Answer, Away, Block, Command, Connection, Identity, LeaveReason, Participant, Permissions,
+    ResumeHash, Role, State, Status, owner::Lease,
 };
 use crate::{
     db::System,
@@ -48,6 +48,15 @@ pub struct Row {
     pub started_at: Option<DateTime<Utc>>,
     pub last_at: DateTime<Utc>,
     pub batch_id: Option<BatchId>,
+    pub locked: Option<bool>,
+    pub extended_by_sec: i64,
+}
+
+/// A command that is to be carried.
+pub struct Carried {
+    pub meeting: MeetingId,
+    pub id: i64,
+    pub command: serde_json::Value,
 }
 
 /// Opens a meeting that `lease.node` owns; `false` where the room already has one.
@@ -163,7 +172,7 @@ pub async fn load(conn: &mut PgConnection, app: AppId, id: MeetingId) -> sqlx::R
     sqlx::query_as!(
         Row,
         r#"select status as "status: Status", next_seq, participant_count, max_concurrent, empty_since, created_at,
-               started_at, last_at, batch_id
+               started_at, last_at, batch_id, locked, extended_by_sec
            from meetings where app_id = $1 and id = $2"#,
         app as AppId,
         id as MeetingId,
@@ -180,7 +189,7 @@ pub async fn participants(
 ) -> sqlx::Result<Vec<Participant>> {
     let rows = sqlx::query!(
         r#"select id, name, role as "role: Role", token_id, external_user_id, email, meta, joined_at, time_up_at,
-               has_own_limit, token_expires_at, resume_hash, away_since, address_hash
+               has_own_limit, token_expires_at, resume_hash, away_since, address_hash, permissions
            from participants where app_id = $1 and meeting_id = $2 and left_at is null order by joined_at, id"#,
         app as AppId,
         id as MeetingId,
@@ -214,8 +223,19 @@ pub async fn participants(
         }),
         connection: Connection::default(),
         shown: super::Shown::default(),
+        permissions: permissions(&row.permissions),
     });
     Ok(participants.collect())
+}
+
+/// Of a newer version there may be some that are not known here.
+fn permissions(stored: &serde_json::Value) -> Permissions {
+    let stored = stored.as_object().into_iter().flatten();
+    let read = stored.filter_map(|(name, may)| {
+        let name = serde_json::from_value(name.as_str().into()).ok()?;
+        Some((name, may.as_bool()?))
+    });
+    read.collect()
 }
 
 /// Writes how far the meeting has come; `false` where `lease` is no longer the owner's, or the owner's last transaction
@@ -230,7 +250,7 @@ pub async fn advance(
     let result = sqlx::query!(
         "update meetings set status = $5, next_seq = $6, participant_count = $7, empty_since = $8, started_at = $9,
              ended_at = $10, end_reason = $11, batch_id = $12, last_at = $14,
-             max_concurrent = $15,
+             max_concurrent = $15, locked = $16, extended_by_sec = $17,
              owner_node = case when $10::timestamptz is null then owner_node end,
              lease_until = case when $10::timestamptz is null then lease_until end
          where id = $1 and app_id = $2 and owner_node = $3 and epoch = $4 and status <> 'ended'
@@ -250,6 +270,8 @@ pub async fn advance(
         previous as Option<BatchId>,
         state.last_at,
         i32::try_from(state.max_concurrent).unwrap_or(i32::MAX),
+        state.locked,
+        state.extended_by.num_seconds(),
     )
     .execute(conn)
     .await?;
@@ -338,17 +360,20 @@ pub async fn set_limit(
     Ok(())
 }
 
-pub async fn set_role(
+/// Writes what a participant may do.
+pub async fn permit(
     conn: &mut PgConnection,
     lease: &Lease,
     participant: ParticipantId,
     role: Role,
+    permissions: &Permissions,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update participants set role = $3 where app_id = $1 and id = $2",
+        "update participants set role = $3, permissions = $4 where app_id = $1 and id = $2",
         lease.app as AppId,
         participant as ParticipantId,
         role as Role,
+        sqlx::types::Json(permissions) as _,
     )
     .execute(conn)
     .await?;
@@ -491,6 +516,53 @@ pub async fn command_all(
     Ok(())
 }
 
+/// Leaves a command whose answer somebody waits for, until `keep_until` at least; `None` where the room has no meeting.
+///
+/// The transaction's commit does not wait for the disk: a command is no fact yet, and what obeys it waits.
+pub async fn ask(
+    conn: &mut PgConnection,
+    app: AppId,
+    room: RoomId,
+    command: &Command,
+    keep_until: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Option<(i64, MeetingId)>> {
+    sqlx::query!("set local synchronous_commit = off")
+        .execute(&mut *conn)
+        .await?;
+    let row = sqlx::query!(
+        "insert into meeting_commands (app_id, meeting_id, command, created_at, keep_until)
+         select app_id, id, $3, $4, $5 from meetings where app_id = $1 and room_id = $2 and status <> 'ended'
+         returning id, meeting_id",
+        app as AppId,
+        room as RoomId,
+        sqlx::types::Json(command) as _,
+        now,
+        keep_until,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (row.id, row.meeting_id)))
+}
+
+/// Writes the answer to a command that is obeyed.
+pub async fn answer(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    command: i64,
+    answer: &Answer,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update meeting_commands set answer = $3 where id = $1 and app_id = $2",
+        command,
+        lease.app as AppId,
+        sqlx::types::Json(answer) as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 pub async fn running(conn: &mut PgConnection, app: AppId) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"select count(*) as "count!" from meetings where app_id = $1 and status <> 'ended'"#,
@@ -500,30 +572,49 @@ pub async fn running(conn: &mut PgConnection, app: AppId) -> sqlx::Result<i64> {
     .await
 }
 
-/// The commands for these meetings, in the order in which they were given.
-pub async fn commands(
-    conn: &mut System,
-    meetings: &[MeetingId],
-) -> sqlx::Result<Vec<(MeetingId, i64, serde_json::Value)>> {
+/// A command's answer; `Some(None)` while there is none yet, `None` where the command is gone.
+pub async fn answered(
+    conn: &mut PgConnection,
+    app: AppId,
+    command: i64,
+) -> sqlx::Result<Option<Option<serde_json::Value>>> {
+    sqlx::query_scalar!(
+        "select answer from meeting_commands where id = $1 and app_id = $2",
+        command,
+        app as AppId,
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// The commands for these meetings that nobody has obeyed yet, in the order in which they were given.
+pub async fn commands(conn: &mut System, meetings: &[MeetingId]) -> sqlx::Result<Vec<Carried>> {
     let ids: Vec<&[u8]> = meetings.iter().map(|id| id.as_bytes().as_slice()).collect();
-    let rows = sqlx::query!(
-        r#"select meeting_id as "meeting_id!", id, command from meeting_commands
-           where meeting_id = any($1::bytea[]) order by id limit 1000"#,
+    sqlx::query_as!(
+        Carried,
+        r#"select meeting_id as "meeting!: MeetingId", id, command from meeting_commands
+           where meeting_id = any($1::bytea[]) and answer is null order by id limit 1000"#,
         &ids as &[&[u8]],
     )
     .fetch_all(&mut **conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.meeting_id, row.id, row.command))
-        .collect())
+    .await
 }
 
-/// Removes commands that came when their meetings were just over.
-pub async fn forget_late_commands(conn: &mut System) -> sqlx::Result<()> {
-    sqlx::query!("delete from meeting_commands c using meetings m where m.id = c.meeting_id and m.status = 'ended'")
-        .execute(&mut **conn)
-        .await?;
+/// Removes commands that came when their meetings were just over, and answers that nobody waits for any more.
+pub async fn forget_late_commands(conn: &mut System, now: DateTime<Utc>) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from meeting_commands c using meetings m
+         where m.id = c.meeting_id and m.status = 'ended' and c.answer is null"
+    )
+    .execute(&mut **conn)
+    .await?;
+    sqlx::query!(
+        "delete from meeting_commands where id in (
+             select id from meeting_commands where answer is not null and keep_until < $1 limit 1000)",
+        now,
+    )
+    .execute(&mut **conn)
+    .await?;
     Ok(())
 }
 
@@ -539,10 +630,10 @@ pub async fn obeyed(conn: &mut PgConnection, lease: &Lease, command: i64) -> sql
     Ok(())
 }
 
-/// Removes the commands of a meeting that is over.
+/// Removes the commands of a meeting that is over, but for the answers.
 pub async fn forget_commands(conn: &mut PgConnection, lease: &Lease) -> sqlx::Result<()> {
     sqlx::query!(
-        "delete from meeting_commands where meeting_id = $1 and app_id = $2",
+        "delete from meeting_commands where meeting_id = $1 and app_id = $2 and answer is null",
         lease.meeting as MeetingId,
         lease.app as AppId,
     )

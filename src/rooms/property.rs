@@ -147,6 +147,13 @@ impl<const MOST: usize> Property for Option<Text<MOST>> {
     }
 }
 
+impl PageUrl {
+    /// The address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Property for Option<PageUrl> {
     fn read(value: &Value) -> Result<Self, String> {
         let wrong = || "must be a URL that starts with http:// or https://".to_owned();

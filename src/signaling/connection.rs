@@ -28,8 +28,8 @@ use super::{
 use crate::{
     clock::Clock,
     meetings::{
-        self, Caller, Device, Entry, Input, MediaOffer, Meetings, Notice, Outbox, Refusal,
-        ResumeHash, Seat, ShownChange, Speaker,
+        self, Action, By, Caller, Device, Entry, Input, MediaOffer, Meetings, Notice, Outbox,
+        Refusal, ResumeHash, Seat, ShownChange, Speaker,
     },
     rate::Toll,
     rooms::{self, Anonymous, AnonymousRoom, RoomName},
@@ -127,6 +127,8 @@ struct Place {
     is_welcome: bool,
     /// Whether an offer has not been answered yet.
     negotiating: bool,
+    /// Whether the client waits to be let in: then it may do nothing but go.
+    waits: bool,
 }
 
 impl Place {
@@ -313,13 +315,16 @@ impl Connection {
             if matches!(notice, Notice::Answer(_) | Notice::NotNegotiated(_)) {
                 place.negotiating = false;
             }
+            if matches!(notice, Notice::Welcome { .. }) {
+                place.waits = false;
+            }
             for frame in protocol::frames(&notice, &place.audience(), now) {
                 send(&mut self.session, &frame).await?;
             }
             place.is_welcome = true;
         }
         match notice {
-            Notice::Ended(_) => {
+            Notice::Ended(_) | Notice::TurnedAway(_) => {
                 self.place = None;
                 Err(End::lost(CloseReason::from(CloseCode::Normal)))
             }
@@ -400,6 +405,30 @@ impl Connection {
                 };
                 self.say(|by| Input::Show { by, change }).await
             }
+            ClientFrame::AdmitUser { target_id, all } => {
+                self.act(Action::Admit(protocol::waiters(target_id, all)?))
+                    .await
+            }
+            ClientFrame::RejectUser {
+                target_id,
+                all,
+                reason,
+            } => {
+                let whom = protocol::waiters(target_id, all)?;
+                let reason = protocol::reason(reason)?;
+                self.act(Action::Reject { whom, reason }).await
+            }
+            ClientFrame::RoomLocked => self.act(Action::Lock(true)).await,
+            ClientFrame::RoomUnlocked => self.act(Action::Lock(false)).await,
+            ClientFrame::ModeratorAction {
+                target_id,
+                action,
+                reason,
+            } => {
+                let action = action.on(target_id, protocol::reason(reason)?);
+                self.act(action).await
+            }
+            ClientFrame::EndMeeting => self.act(Action::End { redirect: None }).await,
             ClientFrame::Offer {
                 target_id,
                 sdp,
@@ -423,7 +452,8 @@ impl Connection {
             let limit = format!("it has more than {} bytes", sfu::OFFER_LIMIT);
             return Err(Problem::NotNegotiated(limit.into()));
         }
-        let place = self.place.as_mut().ok_or(Refusal::NotJoined)?;
+        let place = self.place.as_mut().filter(|place| !place.waits);
+        let place = place.ok_or(Refusal::NotJoined)?;
         if std::mem::replace(&mut place.negotiating, true) {
             return Err(Problem::Negotiating);
         }
@@ -496,6 +526,7 @@ impl Connection {
                     resume_token,
                     ..
                 } = entering;
+                let waits = seat.waits;
                 self.place = Some(Place {
                     room,
                     seat,
@@ -503,6 +534,7 @@ impl Connection {
                     resume_token,
                     is_welcome: false,
                     negotiating: false,
+                    waits,
                 });
                 Ok(())
             }
@@ -511,8 +543,18 @@ impl Connection {
         }
     }
 
+    /// Does what only moderators may; whoever does not moderate is refused by the meeting.
+    async fn act(&self, action: Action) -> Result<(), Problem> {
+        self.say(|by| Input::Moderate {
+            by: By::Moderator(by),
+            action,
+        })
+        .await
+    }
+
     async fn say(&self, input: impl FnOnce(Speaker) -> Input) -> Result<(), Problem> {
-        let place = self.place.as_ref().ok_or(Refusal::NotJoined)?;
+        let place = self.place.as_ref().filter(|place| !place.waits);
+        let place = place.ok_or(Refusal::NotJoined)?;
         Ok(place.seat.send(input(place.seat.speaker())).await?)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 pub use client::{
     BYTES_PER_SECOND, CLIENT_TYPES, ClientFrame, FRAMES_PER_SECOND, LONGEST_CHAT, LONGEST_FRAME,
-    LONGEST_NAME, chat_message, display_name,
+    LONGEST_NAME, LONGEST_REASON, ModeratorAction, chat_message, display_name, reason, waiters,
 };
 pub use server::{Audience, SFU, ServerFrame, error, frames};
 

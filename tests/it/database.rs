@@ -44,7 +44,10 @@ async fn the_role_of_operations_sees_the_rows_of_one_tenant_and_none_without(poo
         .await;
     let webhook = json!({ "url": nobody, "events": ["knock"] });
     test.post("/api/v1/webhooks", &webhook).await;
-    test.join("standup", "Ann").await.close(1000).await;
+    let ann = test.join("standup", "Ann").await;
+    let ban = json!({ "externalUserIds": ["nobody"], "ban": true });
+    test.post("/api/v1/room/standup/eject", &ban).await;
+    ann.close(1000).await;
     test.events_until("participantLeft").await;
     soon("an attempt", async {
         let mut conn = test.pool.acquire().await.unwrap();

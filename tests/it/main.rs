@@ -14,6 +14,7 @@ mod history;
 mod http;
 mod keys;
 mod meetings;
+mod moderation;
 mod ops;
 mod privacy;
 mod receiver;

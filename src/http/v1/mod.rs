@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod batch;
+pub mod control;
 mod list;
 pub mod meetings;
 pub mod rooms;

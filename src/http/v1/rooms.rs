@@ -26,7 +26,7 @@ use crate::{
         warnings::Warnings,
     },
     id::{AppId, RoomId},
-    idempotency::{self, Claim},
+    idempotency::{self, Claim, Made},
     rooms::{
         self, Expected, Filter, Page, Password, Privacy, Room, RoomChange, RoomName,
         RoomUrlsChange, RtmpUrl, Rules, RulesChange,
@@ -388,8 +388,11 @@ pub(super) async fn create(
         let mut tx = shared.db.begin(app).await?;
         match idempotency::claim(&mut tx, app, key, &request, now).await? {
             Claim::New => {}
-            Claim::Done(room) => {
-                let room = rooms::get(&mut tx, app, room).await?;
+            Claim::Done(made) => {
+                let room = match made {
+                    Made::Room(room) => rooms::get(&mut tx, app, room).await?,
+                    Made::Command(_) => None, // of another operation, whose fingerprint is another
+                };
                 return Ok(Created {
                     room: room.ok_or_else(ApiError::room_not_found)?,
                     is_replayed: true,
@@ -399,7 +402,7 @@ pub(super) async fn create(
         }
         let defaults = apps::room_defaults(&mut tx, app).await?;
         let room = rooms::create(&mut tx, app, change, defaults, master_key, now, rng).await?;
-        idempotency::done(&mut tx, app, key, room.id).await?;
+        idempotency::done(&mut tx, app, key, Made::Room(room.id)).await?;
         tx.commit().await?;
         room
     } else {
@@ -443,7 +446,7 @@ pub(super) fn idempotency_key(request: &HttpRequest) -> Result<Option<idempotenc
 }
 
 /// The name of a room that may exist: a text that is no name is the name of no room.
-fn existing(name: &str) -> Result<RoomName, ApiError> {
+pub(super) fn existing(name: &str) -> Result<RoomName, ApiError> {
     name.parse().map_err(|_| ApiError::room_not_found())
 }
 

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Decision, leave};
+use super::{
+    Decision, leave,
+    waiting::{self, KNOCK_WINDOW},
+};
 use crate::{
     deadlines::{Key, Kind},
-    meetings::{EndReason, LeaveReason, State, Status},
+    meetings::{EndReason, LeaveReason, State, Status, TurnedAway},
 };
 
 impl State {
@@ -51,7 +54,16 @@ impl State {
                 due,
             );
         }
-        if let Some(since) = self.empty_since {
+        for waiting in &self.waiting {
+            let key = Key {
+                kind: Kind::Knock,
+                subject: waiting.request.participant.into(),
+            };
+            deadlines.insert(key, waiting.since + KNOCK_WINDOW);
+        }
+        // Nobody has joined yet, and somebody asks to.
+        let is_asked_for = self.status == Status::Open && !self.waiting.is_empty();
+        if let Some(since) = self.empty_since.filter(|_| !is_asked_for) {
             deadlines.insert(
                 Key {
                     kind: Kind::Empty,
@@ -100,15 +112,20 @@ pub fn due(decision: &mut Decision, state: &State, key: Key, now: DateTime<Utc>)
                 leave::leave(decision, participant, due, LeaveReason::ConnectionLost);
             }
         }
+        Kind::Knock => {
+            if let Some(waiting) = state.find_waiting(key.subject.into()) {
+                waiting::turn_away(decision, state, waiting, TurnedAway::NotAnswered);
+            }
+        }
         Kind::Empty => leave::end(decision, state, due, EndReason::Empty),
         // The room's own deadline says so too, through a command; whichever comes first.
         Kind::RoomExpires => leave::end(decision, state, due, EndReason::RoomExpired),
     }
 }
 
-/// Whether a deadline of a meeting is stored with it; the room's own is stored with the room.
+/// Whether a deadline of a meeting is stored with it; the room's own is stored with the room, and who waits is not stored.
 pub fn is_stored_deadline(key: &Key) -> bool {
-    key.kind != Kind::RoomExpires
+    !matches!(key.kind, Kind::RoomExpires | Kind::Knock)
 }
 
 /// How long a meeting that nobody has joined yet waits at least.

@@ -34,8 +34,10 @@ pub fn hand_over(decision: &mut Decision, state: &State) {
             role: Role::Moderator,
             ..Person::from(next)
         };
-        decision.facts.push(Fact::Promoted {
+        decision.facts.push(Fact::Permitted {
             participant: next.id,
+            role: Role::Moderator,
+            permissions: next.permissions.clone(),
         });
         decision.effects.push(Effect::TellAll {
             except: None,

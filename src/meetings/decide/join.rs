@@ -1,21 +1,24 @@
 //! Somebody comes in, or comes back.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-use super::{Decision, Effect, leave, rules};
-use crate::meetings::{
-    Block, Connection, Fact, JoinRequest, Notice, Participant, Person, Refusal, ResumeHash, Role,
-    Shown, Speaker, State, Status,
-    admission::{self, Applicant},
+use super::{Decision, Effect, leave, rules, waiting};
+use crate::{
+    id::ParticipantId,
+    meetings::{
+        Block, Connection, Fact, JoinRequest, Notice, Participant, Permissions, Person, Refusal,
+        ResumeHash, Role, Shown, Speaker, State, Status, Waiting,
+        admission::{self, Applicant},
+    },
 };
 
 /// Somebody wants in.
 ///
 /// # Errors
 ///
-/// Those of [`admission::check`].
+/// Those of [`admission::check`]; [`Refusal::RoomFull`] where too many wait.
 pub fn join(
     decision: &mut Decision,
     state: &State,
@@ -24,11 +27,31 @@ pub fn join(
 ) -> Result<(), Refusal> {
     decision.entered = Some(request.participant);
     rules::change(decision, state, &request.room, now);
-    let room = rules::newer(&state.room, &request.room);
-    let rules = &room.rules;
+    // The room may have changed since the meeting knew of it.
+    let mut ruled = Cow::Borrowed(state);
+    for fact in &decision.facts {
+        super::apply(ruled.to_mut(), fact);
+    }
+    let way = admission::check(&ruled.room, &Applicant::from(request), Some(&ruled), now)?;
+    if way.must_wait {
+        waiting::wait(decision, &ruled, request, now)
+    } else {
+        let_in(decision, &ruled, request, &way.replaced, now);
+        Ok(())
+    }
+}
+
+/// Somebody is in from now on, whom nothing keeps out: they hear who is in, the others hear of them. The stays in `replaced`
+/// make room for theirs.
+pub fn let_in(
+    decision: &mut Decision,
+    state: &State,
+    request: &JoinRequest,
+    replaced: &[ParticipantId],
+    now: DateTime<Utc>,
+) {
+    let rules = &state.room.rules;
     let grant = request.grant.as_ref();
-    let applicant = Applicant::from(request);
-    let replaced = admission::check(room, &applicant, Some(state), now)?;
     let others = || {
         state
             .participants
@@ -36,7 +59,7 @@ pub fn join(
             .filter(|known| !replaced.contains(&known.id))
     };
     // Before the newcomer is in: what is said of the others is not for them.
-    for id in &replaced {
+    for id in replaced {
         if let Some(known) = state.find(*id) {
             leave::make_room(decision, known, request.participant, now);
         }
@@ -47,13 +70,11 @@ pub fn join(
     }
     let participant = Participant {
         id: request.participant,
-        name: grant
-            .and_then(|grant| grant.name.clone())
-            .unwrap_or_else(|| request.name.clone()),
+        name: request.shown_name().to_owned(),
         role: if rules.first_joiner_moderates && others().next().is_none() {
             Role::Moderator
         } else {
-            applicant.role()
+            Applicant::from(request).role()
         },
         token: grant.map(|grant| grant.token),
         identity: grant.map_or_else(Arc::default, |grant| grant.identity.clone()),
@@ -71,6 +92,7 @@ pub fn join(
         away: None,
         connection: request.connection,
         shown: Shown::default(),
+        permissions: Permissions::new(),
     };
     let (id, newcomer) = (participant.id, Person::from(&participant));
     let others = others().map(Person::from).collect();
@@ -81,12 +103,21 @@ pub fn join(
             others,
         },
     ));
+    if state.is_locked() {
+        let notice = Notice::Locked {
+            is_locked: true,
+            by: None,
+        };
+        decision.effects.push(Effect::Tell(id, notice));
+    }
+    if participant.role == Role::Moderator {
+        waiting::show(decision, state, id);
+    }
     decision.effects.push(Effect::TellAll {
         except: Some(id),
         notice: Notice::Joined(newcomer),
     });
     decision.facts.push(Fact::Joined(participant));
-    Ok(())
 }
 
 /// A lost connection is back.
@@ -121,11 +152,21 @@ pub fn resume(
         connection,
     }));
     let people = state.participants.iter().map(Person::from).collect();
+    let seen: &[Waiting] = match participant.role {
+        Role::Moderator => &state.waiting,
+        Role::Participant => &[],
+    };
+    let waiting = seen
+        .iter()
+        .map(|waiting| (waiting.request.participant, waiting.name()))
+        .collect();
     decision.effects.push(Effect::Tell(
         id,
         Notice::Snapshot {
             participant: id,
             people,
+            is_locked: state.is_locked(),
+            waiting,
         },
     ));
     Ok(())

@@ -1,11 +1,13 @@
 //! Somebody goes, for whatever reason; in the end all do.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Decision, Effect, rules};
 use crate::{
     id::ParticipantId,
-    meetings::{Away, EndReason, Fact, LeaveReason, Notice, Participant, State},
+    meetings::{Away, EndReason, Fact, Farewell, LeaveReason, Notice, Participant, State},
 };
 
 /// A participant's connection is lost, and was last known to stand `since`.
@@ -58,18 +60,38 @@ pub fn shutdown(decision: &mut Decision, state: &State, now: DateTime<Utc>) {
             leave(decision, participant, now, LeaveReason::ServerShutdown);
         }
     }
+    for waiting in &state.waiting {
+        let restarting = Effect::Tell(waiting.request.participant, Notice::Restarting);
+        decision.effects.push(restarting);
+    }
 }
 
 /// The meeting ends, and with it every stay.
 pub fn end(decision: &mut Decision, state: &State, at: DateTime<Utc>, reason: EndReason) {
+    end_at(decision, state, at, reason, None);
+}
+
+/// The meeting ends, and people go to `redirect`.
+pub fn end_at(
+    decision: &mut Decision,
+    state: &State,
+    at: DateTime<Utc>,
+    reason: EndReason,
+    redirect: Option<&Arc<str>>,
+) {
+    let farewell = Farewell {
+        redirect: redirect.cloned(),
+        ..LeaveReason::Ended(reason).into()
+    };
     let mut at = at.max(state.last_at);
     for participant in &state.participants {
-        at = at.max(put_out(
-            decision,
-            participant,
-            at,
-            LeaveReason::Ended(reason),
-        ));
+        at = at.max(put_out(decision, participant, at, farewell.clone()));
+    }
+    // They are in no stay that could end.
+    for waiting in &state.waiting {
+        let last = Some(Notice::Ended(farewell.clone()));
+        let dismiss = Effect::Dismiss(waiting.request.participant, last);
+        decision.effects.push(dismiss);
     }
     decision.facts.push(match state.started_at {
         Some(_) => Fact::Ended { at, reason },
@@ -82,9 +104,9 @@ pub fn leave(
     decision: &mut Decision,
     participant: &Participant,
     at: DateTime<Utc>,
-    reason: LeaveReason,
+    why: impl Into<Farewell>,
 ) {
-    put_out(decision, participant, at, reason);
+    put_out(decision, participant, at, why.into());
     let notice = Notice::Left {
         participant: participant.id,
     };
@@ -101,7 +123,7 @@ pub fn make_room(
     newcomer: ParticipantId,
     now: DateTime<Utc>,
 ) {
-    put_out(decision, participant, now, LeaveReason::Replaced);
+    put_out(decision, participant, now, LeaveReason::Replaced.into());
     let notice = Notice::Left {
         participant: participant.id,
     };
@@ -117,21 +139,19 @@ fn put_out(
     decision: &mut Decision,
     participant: &Participant,
     at: DateTime<Utc>,
-    reason: LeaveReason,
+    why: Farewell,
 ) -> DateTime<Utc> {
-    let (at, reason) = match participant.away {
-        Some(away) => (away.since.min(at), away.reason),
-        None => (at, reason),
+    let (at, why) = match participant.away {
+        Some(away) => (away.since.min(at), away.reason.into()),
+        None => (at, why),
     };
     let at = at.max(participant.joined_at);
     decision.facts.push(Fact::Left {
         participant: participant.clone(),
         at,
-        reason,
+        reason: why.reason,
     });
-    decision
-        .effects
-        .push(Effect::PutOut(participant.id, reason));
+    decision.effects.push(Effect::PutOut(participant.id, why));
     decision.effects.push(Effect::Unplug(participant.id));
     at
 }

@@ -2,9 +2,9 @@
 
 use chrono::{DateTime, Utc};
 
-use super::Decision;
+use super::{Decision, Effect};
 use crate::{
-    meetings::{Fact, Participant, State},
+    meetings::{Fact, Notice, Participant, State},
     rooms::Room,
 };
 
@@ -16,6 +16,20 @@ pub fn change(decision: &mut Decision, state: &State, room: &Room, now: DateTime
     decision.facts.push(Fact::Ruled(Box::new(room.clone())));
     for participant in &state.participants {
         limit_anew(decision, participant, room, now);
+    }
+    // What the room says last counts, also over what was said in the meeting.
+    let is_locked = room.rules.locked;
+    if is_locked != state.room.rules.locked {
+        decision.facts.push(Fact::Locked(None));
+        if is_locked != state.is_locked() {
+            decision.effects.push(Effect::TellAll {
+                except: None,
+                notice: Notice::Locked {
+                    is_locked,
+                    by: None,
+                },
+            });
+        }
     }
 }
 
@@ -35,14 +49,5 @@ pub fn limit_anew(
             participant: participant.id,
             time_up_at,
         });
-    }
-}
-
-/// The one that was changed last.
-pub fn newer<'a>(one: &'a Room, other: &'a Room) -> &'a Room {
-    if other.version > one.version {
-        other
-    } else {
-        one
     }
 }

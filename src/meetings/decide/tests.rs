@@ -58,6 +58,9 @@ impl Simulated {
             room,
             participants: Vec::new(),
             blocked: Arc::default(),
+            waiting: Vec::new(),
+            locked: None,
+            extended_by: TimeDelta::zero(),
             participant_count: 0,
             max_concurrent: 0,
             created_at: start(),
@@ -572,7 +575,7 @@ fn when_a_meeting_ends_each_is_told_once_and_nobody_hears_of_the_others() {
         .effects
         .iter()
         .filter_map(|effect| match effect {
-            Effect::PutOut(participant, reason) => Some((*participant, *reason)),
+            Effect::PutOut(participant, farewell) => Some((*participant, farewell.reason)),
             Effect::Unplug(_) => None,
             other => panic!("{other:?}"),
         })
@@ -681,9 +684,9 @@ proptest! {
                     prop_assert!(*at >= last_left, "ended before its last leave");
                 }
                 Fact::Started { .. } => prop_assert_eq!(announced, 1, "started once, and first"),
-                Fact::WentAway { .. } | Fact::CameBack { .. } | Fact::Limited { .. } | Fact::Blocked(_)
-                | Fact::Promoted { .. } | Fact::Showed { .. } | Fact::Connected(_)
-                | Fact::Ruled(_) => {}
+                Fact::WentAway { .. } | Fact::CameBack { .. } | Fact::Limited { .. } | Fact::Showed { .. } | Fact::Connected(_)
+                | Fact::Ruled(_) | Fact::Knocked(_) | Fact::WaitsNoMore { .. } | Fact::Locked(_) | Fact::Extended(_) | Fact::Blocked(_)
+                | Fact::Permitted { .. } => {}
             }
         }
         prop_assert_eq!(meeting.state.next_seq, announced + 1);

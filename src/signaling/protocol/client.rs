@@ -6,8 +6,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::Problem;
 use crate::{
+    id::ParticipantId,
     json,
-    meetings::ChatMessage,
+    meetings::{Action, ChatMessage, Order, PutOut, Role, Waiters, Whom},
     rooms::{CreatorToken, Password},
     sfu,
     tokens::TokenText,
@@ -21,6 +22,8 @@ pub const BYTES_PER_SECOND: f64 = 2.0 * 1024.0 * 1024.0;
 pub const FRAMES_PER_SECOND: f64 = 50.0;
 /// Longest display name, in characters.
 pub const LONGEST_NAME: usize = 100;
+/// Longest reason that somebody is told who is sent away or put out, in characters.
+pub const LONGEST_REASON: usize = 200;
 /// Longest chat text, in characters.
 pub const LONGEST_CHAT: usize = 4096;
 
@@ -83,6 +86,43 @@ pub enum ClientFrame {
         #[serde(default)]
         is_hand_raised: Option<bool>,
     },
+    /// Let somebody in who waits, or all.
+    AdmitUser {
+        /// Who.
+        #[serde(default)]
+        target_id: Option<ParticipantId>,
+        /// Whether all are meant.
+        #[serde(default)]
+        all: bool,
+    },
+    /// Send somebody away who waits, or all.
+    RejectUser {
+        /// Who.
+        #[serde(default)]
+        target_id: Option<ParticipantId>,
+        /// Whether all are meant.
+        #[serde(default)]
+        all: bool,
+        /// What they are told.
+        #[serde(default)]
+        reason: Option<String>,
+    },
+    /// Have nobody join by themself any more.
+    RoomLocked,
+    /// Have everybody join by themself again.
+    RoomUnlocked,
+    /// Do something to a participant.
+    ModeratorAction {
+        /// To whom.
+        target_id: ParticipantId,
+        /// What.
+        action: ModeratorAction,
+        /// What they are told, if they are put out.
+        #[serde(default)]
+        reason: Option<String>,
+    },
+    /// End the meeting for all.
+    EndMeeting,
     /// Offer media to the SFU.
     Offer {
         /// Always `sfu`.
@@ -95,6 +135,28 @@ pub enum ClientFrame {
     },
 }
 
+/// What a moderator does to a participant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModeratorAction {
+    /// Mute their microphone.
+    Mute,
+    /// Have it on again.
+    Unmute,
+    /// Switch their camera off.
+    StopVideo,
+    /// Stop the sharing of their screen.
+    StopScreen,
+    /// Have them moderate.
+    MakeModerator,
+    /// Have them moderate no more.
+    RemoveModerator,
+    /// Put them out.
+    Kick,
+    /// Put them out, and keep them out of this meeting.
+    Ban,
+}
+
 /// The types of [`ClientFrame`], to tell an unknown type from a malformed frame.
 pub const CLIENT_TYPES: &[&str] = &[
     "join",
@@ -102,8 +164,44 @@ pub const CLIENT_TYPES: &[&str] = &[
     "leave",
     "chat",
     "participant-updated",
+    "admit-user",
+    "reject-user",
+    "room-locked",
+    "room-unlocked",
+    "moderator-action",
+    "end-meeting",
     "offer",
 ];
+
+impl ModeratorAction {
+    /// What it does to the meeting.
+    pub fn on(self, target: ParticipantId, reason: Option<String>) -> Action {
+        let switch = |order| Action::Switch {
+            target,
+            orders: vec![order],
+        };
+        let make = |role| Action::Change {
+            target,
+            role: Some(role),
+            permissions: BTreeMap::new(),
+        };
+        let put_out = |how| Action::PutOut {
+            whom: vec![Whom::Participant(target)],
+            how,
+            reason,
+        };
+        match self {
+            Self::Mute => switch(Order::Mute),
+            Self::Unmute => switch(Order::Unmute),
+            Self::StopVideo => switch(Order::StopVideo),
+            Self::StopScreen => switch(Order::StopScreen),
+            Self::MakeModerator => make(Role::Moderator),
+            Self::RemoveModerator => make(Role::Participant),
+            Self::Kick => put_out(PutOut::Kick),
+            Self::Ban => put_out(PutOut::Ban),
+        }
+    }
+}
 
 impl ClientFrame {
     /// The frame in this text.
@@ -144,6 +242,40 @@ pub fn display_name(name: &str) -> Result<String, Problem> {
         return Err(Problem::InvalidMessage(wanted));
     }
     Ok(name.to_owned())
+}
+
+/// Who is meant of those who wait.
+///
+/// # Errors
+///
+/// [`Problem::InvalidMessage`] where neither somebody nor all are.
+pub fn waiters(target: Option<ParticipantId>, all: bool) -> Result<Waiters, Problem> {
+    match (target, all) {
+        (_, true) => Ok(Waiters::All),
+        (Some(id), false) => Ok(Waiters::These(vec![id])),
+        (None, false) => Err(Problem::InvalidMessage(
+            "`targetId` must name somebody who waits, or `all` be true".to_owned(),
+        )),
+    }
+}
+
+/// What somebody is told who is sent away or put out; a blank one is none.
+///
+/// # Errors
+///
+/// [`Problem::InvalidMessage`] when it is longer than [`LONGEST_REASON`].
+pub fn reason(text: Option<String>) -> Result<Option<String>, Problem> {
+    let text = text.map(|text| text.trim().to_owned());
+    let text = text.filter(|text| !text.is_empty());
+    if text
+        .as_ref()
+        .is_some_and(|text| text.chars().count() > LONGEST_REASON)
+    {
+        return Err(Problem::InvalidMessage(format!(
+            "`reason` must have at most {LONGEST_REASON} characters"
+        )));
+    }
+    Ok(text)
 }
 
 /// A chat message.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Problem;
 use crate::{
     id::ParticipantId,
-    meetings::{ChatMessage, Notice, Person, Refusal, Role, Shown},
+    meetings::{ChatMessage, Notice, Order, Permissions, Person, Refusal, Role, Shown, TurnedAway},
     rooms::RoomName,
     sfu,
 };
@@ -26,11 +26,17 @@ pub struct ServerFrame<'a> {
 }
 
 /// Whom a frame is of.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Sender {
     Participant(ParticipantId),
     Sfu,
     Nobody,
+}
+
+impl Sender {
+    fn of(participant: Option<ParticipantId>) -> Self {
+        participant.map_or(Self::Nobody, Self::Participant)
+    }
 }
 
 impl Serialize for Sender {
@@ -81,9 +87,43 @@ enum Message<'a> {
     },
     Snapshot {
         participants: Vec<Seen>,
+        is_locked: bool,
+        waiting: Vec<Waiting>,
+    },
+    WaitingRoom {
+        name: Arc<str>,
+    },
+    WaitingLeft,
+    RejectUser {
+        code: &'static str,
+        reason: Arc<str>,
+    },
+    RoomLocked {
+        locked_by: Option<ParticipantId>,
+    },
+    RoomUnlocked {
+        unlocked_by: Option<ParticipantId>,
+    },
+    ModeratorAction {
+        target_id: Option<ParticipantId>,
+        action: Order,
+    },
+    Permissions {
+        permissions: Permissions,
+    },
+    #[serde(rename = "server-message")]
+    FromApp {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<Arc<str>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        data: Option<Arc<serde_json::Value>>,
     },
     Ended {
         reason: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<Arc<str>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        redirect: Option<Arc<str>>,
     },
     Error {
         code: &'static str,
@@ -101,6 +141,13 @@ struct Slot {
     mid: String,
     participant_id: Option<ParticipantId>,
     source: Option<sfu::Source>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Waiting {
+    participant_id: ParticipantId,
+    name: Arc<str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -153,6 +200,7 @@ pub fn frames<'a>(
         };
         frame(Sender::Participant(person.id), now, message)
     };
+    let told = Sender::of(audience.participant);
     vec![match notice {
         // The newcomer hears of themself first, and so learns who they are; then of the others.
         Notice::Welcome { you, others } => {
@@ -206,14 +254,63 @@ pub fn frames<'a>(
         Notice::Snapshot {
             participant,
             people,
+            is_locked,
+            waiting,
         } => {
-            let participants = people.iter().map(Seen::from).collect();
+            let message = Message::Snapshot {
+                participants: people.iter().map(Seen::from).collect(),
+                is_locked: *is_locked,
+                waiting: waiting.iter().map(Waiting::from).collect(),
+            };
+            frame(Sender::Participant(*participant), now, message)
+        }
+        Notice::Waiting { participant, name } => {
+            let name = name.clone();
             frame(
                 Sender::Participant(*participant),
                 now,
-                Message::Snapshot { participants },
+                Message::WaitingRoom { name },
             )
         }
+        Notice::WaitsNoMore { participant } => {
+            frame(Sender::Participant(*participant), now, Message::WaitingLeft)
+        }
+        Notice::TurnedAway(why) => {
+            let (code, usual, given) = match why {
+                TurnedAway::Rejected(given) => ("REJECTED", "You were not let in.", given),
+                TurnedAway::PutOut(given) => ("EJECTED", "You were put out.", given),
+                TurnedAway::NotAnswered => (
+                    "NOT_ANSWERED",
+                    "Nobody let you in. Ask the host, and try again.",
+                    &None,
+                ),
+            };
+            let reason = given.clone().unwrap_or_else(|| usual.into());
+            frame(told, now, Message::RejectUser { code, reason })
+        }
+        Notice::Locked { is_locked, by } => {
+            let message = match is_locked {
+                true => Message::RoomLocked { locked_by: *by },
+                false => Message::RoomUnlocked { unlocked_by: *by },
+            };
+            frame(Sender::of(*by), now, message)
+        }
+        Notice::Ordered { by, order } => {
+            let message = Message::ModeratorAction {
+                target_id: audience.participant,
+                action: *order,
+            };
+            frame(Sender::of(*by), now, message)
+        }
+        Notice::Permitted(permissions) => {
+            let permissions = permissions.clone();
+            frame(told, now, Message::Permissions { permissions })
+        }
+        Notice::Message { text, data } => {
+            let (text, data) = (text.clone(), data.clone());
+            frame(Sender::Nobody, now, Message::FromApp { text, data })
+        }
+        Notice::Refused(refusal) => error(&Problem::Refused(*refusal), now),
         Notice::Answer(sdp) => {
             let message = Message::Answer {
                 target_id: audience.participant,
@@ -230,17 +327,13 @@ pub fn frames<'a>(
         ),
         Notice::NotNegotiated(why) => error(&Problem::NotNegotiated(why.clone()), now),
         Notice::Restarting => return Vec::new(),
-        Notice::Ended(reason) => {
-            let sender = audience
-                .participant
-                .map_or(Sender::Nobody, Sender::Participant);
-            frame(
-                sender,
-                now,
-                Message::Ended {
-                    reason: reason.as_str(),
-                },
-            )
+        Notice::Ended(farewell) => {
+            let message = Message::Ended {
+                reason: farewell.reason.as_str(),
+                message: farewell.message.clone(),
+                redirect: farewell.redirect.clone(),
+            };
+            frame(told, now, message)
         }
     }]
 }
@@ -273,6 +366,15 @@ impl From<&sfu::SlotView> for Slot {
             mid: slot.mid.clone(),
             participant_id,
             source,
+        }
+    }
+}
+
+impl From<&(ParticipantId, Arc<str>)> for Waiting {
+    fn from((participant_id, name): &(ParticipantId, Arc<str>)) -> Self {
+        Self {
+            participant_id: *participant_id,
+            name: name.clone(),
         }
     }
 }
