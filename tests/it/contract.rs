@@ -393,6 +393,15 @@ async fn plant(test: &TestApp, receiver: &Receiver) -> Names {
     let ban = json!({ "externalUserIds": ["acme-nobody"], "ban": true });
     test.post("/api/v1/room/acme-standup/eject", &ban).await;
     bob.close(1000).await;
+    // Somebody is kept out of the meeting that runs, as by an eject.
+    sqlx::query(
+        "insert into meeting_blocks (app_id, meeting_id, kind, value)
+         select app_id, id, 'person', 'acme-42' from meetings where app_id = $1 and status <> 'ended'",
+    )
+    .bind(test.app.app.id)
+    .execute(&test.pool)
+    .await
+    .unwrap();
     for operation in operations() {
         let mut names = operation
             .parameters

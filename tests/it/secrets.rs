@@ -478,6 +478,7 @@ async fn no_secret_is_in_any_output_whatever_fails() {
         ("PLENUM_WEBHOOK_RETRIES", "1ms"),
         ("PLENUM_RATE_BURST", "1000000"),
         ("PLENUM_UNAUTHORIZED_PER_MINUTE", "1000000"),
+        ("PLENUM_ANONYMOUS_RATE_PER_MINUTE", "1000000"),
     ])
     .await;
     let mut tour = Tour {
