@@ -181,7 +181,7 @@ pub struct DeliveryDetails {
     /// What is sent, the same in each attempt.
     #[schema(value_type = Object)]
     body: Box<RawValue>,
-    /// Its attempts that ended, in their order.
+    /// Its latest attempts that ended, 100 at most, in their order.
     attempts: Vec<AttemptView>,
 }
 

@@ -49,7 +49,7 @@ pub enum Outcome {
 }
 
 /// One HTTP try of a delivery.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Deserialize)]
 pub struct Tried {
     /// From 1.
     pub attempt: i32,
@@ -72,7 +72,7 @@ pub struct Details {
     pub delivery: Delivery,
     /// What is sent.
     pub body: String,
-    /// Its attempts that ended, in their order.
+    /// Its latest attempts that ended, 100 at most, in their order.
     pub tried: Vec<Tried>,
 }
 
@@ -147,15 +147,7 @@ pub async fn find(
     endpoint: EndpointId,
     id: DeliveryId,
 ) -> Result<Option<Details>, Error> {
-    let Some((delivery, body)) = store::find(conn, app, endpoint, id).await? else {
-        return Ok(None);
-    };
-    let tried = store::tried(conn, app, id).await?;
-    Ok(Some(Details {
-        delivery,
-        body,
-        tried,
-    }))
+    Ok(store::find(conn, app, endpoint, id).await?)
 }
 
 /// Sends a delivery again, with the same body and `webhook-id` and as many attempts as a new one has. One that waits for its

@@ -1,57 +1,10 @@
 //! The SQL of deliveries as their apps see them. Their ids begin with the time of their events, and so tell it.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Json};
 
-use super::{Delivery, Events, Filter, Outcome, Page, Resend, Tried};
-use crate::id::{AppId, DeliveryId, EndpointId, EventId, MeetingId, RoomId};
-
-/// A delivery as it is stored, with what its event says.
-struct Row {
-    id: DeliveryId,
-    event_id: EventId,
-    event: String,
-    room_id: Option<RoomId>,
-    meeting_id: Option<MeetingId>,
-    seq: Option<i64>,
-    outcome: Outcome,
-    attempts: i32,
-    due_at: Option<DateTime<Utc>>,
-    created_at: DateTime<Utc>,
-    body: String,
-}
-
-impl From<Row> for (Delivery, String) {
-    fn from(row: Row) -> Self {
-        let delivery = Delivery {
-            id: row.id,
-            event_id: row.event_id,
-            event: row.event,
-            room_id: row.room_id,
-            meeting_id: row.meeting_id,
-            seq: row.seq,
-            outcome: row.outcome,
-            attempts: row.attempts,
-            due_at: row.due_at,
-            created_at: row.created_at,
-        };
-        (delivery, row.body)
-    }
-}
-
-/// A query for an endpoint's deliveries.
-macro_rules! select {
-    ($condition:literal, $($argument:expr),* $(,)?) => {
-        sqlx::query_as!(
-            Row,
-            r#"select d.id, d.event_id, v.kind as event, v.room_id as "room_id: RoomId", d.meeting_id, d.seq,
-                 coalesce(d.outcome, 'pending') as "outcome!: Outcome", d.attempt as attempts, d.due_at, d.created_at, v.body
-               from webhook_deliveries d join events v on v.id = d.event_id
-               where d.app_id = $1 and d.endpoint_id = $2 and "# + $condition,
-            $($argument),*
-        )
-    };
-}
+use super::{Delivery, Details, Events, Filter, Outcome, Page, Resend, Tried};
+use crate::id::{AppId, DeliveryId, EndpointId, EventId, RoomId};
 
 pub async fn list(
     conn: &mut PgConnection,
@@ -64,10 +17,16 @@ pub async fn list(
         Events::Like(pattern) => pattern.to_like(),
         Events::Test => "test".to_owned(),
     });
-    let rows = select!(
-        "($3::text is null or coalesce(d.outcome, 'pending') = $3) and ($4::text is null or v.kind like $4)
-           and ($5::bytea is null or d.id >= $5) and ($6::bytea is null or d.id < $6) and ($7::bytea is null or d.id < $7)
-         order by d.id desc limit $8",
+    sqlx::query_as!(
+        Delivery,
+        r#"select d.id, d.event_id, v.kind as event, v.room_id as "room_id: RoomId", d.meeting_id, d.seq,
+             coalesce(d.outcome, 'pending') as "outcome!: Outcome", d.attempt as attempts, d.due_at, d.created_at
+           from webhook_deliveries d join events v on v.id = d.event_id
+           where d.app_id = $1 and d.endpoint_id = $2
+             and ($3::text is null or coalesce(d.outcome, 'pending') = $3) and ($4::text is null or v.kind like $4)
+             and ($5::bytea is null or d.id >= $5) and ($6::bytea is null or d.id < $6)
+             and ($7::bytea is null or d.id < $7)
+           order by d.id desc limit $8"#,
         app as AppId,
         endpoint as EndpointId,
         filter.outcome.map(Outcome::as_str),
@@ -78,44 +37,49 @@ pub async fn list(
         page.limit,
     )
     .fetch_all(conn)
-    .await?;
-    let rows = rows.into_iter().map(<(Delivery, String)>::from);
-    Ok(rows.map(|(delivery, _)| delivery).collect())
+    .await
 }
 
-/// The delivery, with what is sent.
+/// The delivery, with what is sent and its latest attempts. One statement: its attempts are those of its outcome.
 pub async fn find(
     conn: &mut PgConnection,
     app: AppId,
     endpoint: EndpointId,
     id: DeliveryId,
-) -> sqlx::Result<Option<(Delivery, String)>> {
-    let row = select!(
-        "d.id = $3",
+) -> sqlx::Result<Option<Details>> {
+    let row = sqlx::query!(
+        r#"select d.id, d.event_id, v.kind as event, v.room_id as "room_id: RoomId", d.meeting_id, d.seq,
+             coalesce(d.outcome, 'pending') as "outcome!: Outcome", d.attempt as attempts, d.due_at, d.created_at, v.body,
+             coalesce((
+                 select jsonb_agg(a order by a.attempt) from (
+                     select attempt, at, latency_ms, status, answer, error from webhook_attempts
+                     where delivery_id = d.id order by attempt desc limit $4) a
+             ), '[]') as "tried!: Json<Vec<Tried>>"
+           from webhook_deliveries d join events v on v.id = d.event_id
+           where d.app_id = $1 and d.endpoint_id = $2 and d.id = $3"#,
         app as AppId,
         endpoint as EndpointId,
-        id as DeliveryId
+        id as DeliveryId,
+        MOST_TRIED,
     )
     .fetch_optional(conn)
     .await?;
-    Ok(row.map(Row::into))
-}
-
-/// The attempts of a delivery that ended.
-pub async fn tried(
-    conn: &mut PgConnection,
-    app: AppId,
-    id: DeliveryId,
-) -> sqlx::Result<Vec<Tried>> {
-    sqlx::query_as!(
-        Tried,
-        "select attempt, at, latency_ms, status, answer, error from webhook_attempts
-         where app_id = $1 and delivery_id = $2 order by attempt",
-        app as AppId,
-        id as DeliveryId,
-    )
-    .fetch_all(conn)
-    .await
+    Ok(row.map(|row| Details {
+        delivery: Delivery {
+            id: row.id,
+            event_id: row.event_id,
+            event: row.event,
+            room_id: row.room_id,
+            meeting_id: row.meeting_id,
+            seq: row.seq,
+            outcome: row.outcome,
+            attempts: row.attempts,
+            due_at: row.due_at,
+            created_at: row.created_at,
+        },
+        body: row.body,
+        tried: row.tried.0,
+    }))
 }
 
 /// Writes a test event and its delivery to this endpoint alone.
@@ -227,3 +191,6 @@ pub async fn resend_range(
     .fetch_all(conn)
     .await
 }
+
+/// Attempts of one delivery that are told: a schedule's, several times over.
+const MOST_TRIED: i64 = 100;
