@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Arg, CommandFactory};
 use secrecy::SecretString;
 
-use crate::{apps, db, http, meetings, sfu, webhooks};
+use crate::{apps, db, http, mail, meetings, sfu, webhooks};
 
 /// Every setting of the server.
 #[derive(clap::Args, Clone, Debug)]
@@ -31,6 +31,9 @@ pub struct Config {
     /// Of webhooks.
     #[command(flatten)]
     pub webhooks: webhooks::Config,
+    /// Of mail.
+    #[command(flatten)]
+    pub mail: mail::Config,
 }
 
 /// Settings of what every command that touches the database needs.

@@ -122,6 +122,8 @@ ids! {
     WebhookSecretId;
     /// One event on its way to one endpoint.
     DeliveryId;
+    /// A message to the people of an app.
+    MailId;
     /// One transaction of a meeting's owner.
     BatchId;
 }

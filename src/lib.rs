@@ -19,6 +19,7 @@ pub mod tokens;
 pub mod usage;
 
 pub mod deadlines;
+pub mod mail;
 pub mod webhooks;
 
 pub mod cache;

@@ -22,6 +22,7 @@ use crate::{
     deadlines::{self, Due},
     http::{self, Shared},
     id::NodeId,
+    mail,
     meetings::Meetings,
     privacy::Retention,
     rooms,
@@ -91,6 +92,7 @@ impl Node {
             wake,
             rng,
         )?;
+        let mail = mail::Sender::new(db.clone(), clock.clone(), &config.mail)?;
         let keyring = Arc::new(Keyring::new(db.clone(), clock.clone()));
         let anonymous = Arc::new(rooms::Anonymous::new(
             db.clone(),
@@ -132,6 +134,7 @@ impl Node {
             tasks.spawn(certificate.follow(clock.clone(), stop_jobs.clone()));
         }
         tasks.spawn(Arc::new(dispatcher).run(stop_jobs.clone()));
+        tasks.spawn(mail.run(stop_jobs.clone()));
         tasks.spawn(keyring.clone().run(stop_jobs.clone()));
         tasks.spawn(Retention::new(db.clone(), clock.clone()).run(stop_jobs.clone()));
         tasks.spawn(room_deadlines(db, clock, meetings.clone()).run(stop_jobs.clone()));

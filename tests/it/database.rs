@@ -70,6 +70,13 @@ async fn the_role_of_operations_sees_the_rows_of_one_tenant_and_none_without(poo
     .execute(&test.pool)
     .await
     .unwrap();
+    sqlx::query(
+        "insert into mails (id, app_id, topic, recipient, subject, body_text, body_html, created_at, due_at)
+         select id, id, '', '', '', '', '', created_at, created_at from apps",
+    )
+    .execute(&test.pool)
+    .await
+    .unwrap();
 
     // Of its own: the connections of the node's pools ended with the node.
     let db = Db::new(&test.pool.connect_options());
@@ -553,6 +560,9 @@ fn the_functions_that_see_every_tenant_are_these() {
             "deadlines::next_of_rooms",
             "endpoints::replace_secret", // a new master key is for all secrets
             "endpoints::secrets_not_under",
+            "mail::claim", // one sender serves all apps
+            "mail::record",
+            "mail::remove",
             "meetings::claim",    // a node takes over whatever nobody owns
             "meetings::commands", // a node carries the commands of all its meetings
             "meetings::forget_late_commands", // commands that came when their meeting was just over
@@ -566,6 +576,7 @@ fn the_functions_that_see_every_tenant_are_these() {
             "webhooks::backlog", // an operator's figures
             "webhooks::claim",   // one dispatcher serves all apps
             "webhooks::record",
+            "webhooks::record_failing",
             "webhooks::record_gone",
         ]
     );
