@@ -108,6 +108,14 @@ pub fn receiver(url: &str) -> String {
     }
 }
 
+/// A webhook URL with `…` for its query, which may hold a secret.
+pub fn without_query(url: &str) -> String {
+    match url.split_once(['?', '#']) {
+        Some((before, _)) => format!("{before}?…"),
+        None => url.to_owned(),
+    }
+}
+
 /// Whether an address is a host's on the public internet.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
@@ -368,107 +376,129 @@ mod tests {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+    /// Each leads somewhere that is not the public internet; those of them that have no port are tried with one that listens.
+    const SPECIAL: &[&str] = &[
+        // this machine
+        "http://localhost/",
+        "http://LOCALHOST:8080/",
+        "http://localhost./",
+        "http://app.localhost/",
+        "http://127.0.0.1/",
+        "http://127.0.0.1./",
+        "http://127.8.9.10/",
+        "http://127.1/",
+        "http://127.0.1/",
+        "http://2130706433/",
+        "http://017700000001/",
+        "http://0x7f000001/",
+        "http://0x7f.1/",
+        "http://0X7F.0.0.1/",
+        "http://0177.0.0.1/",
+        "http://0177.0.0.0x1/",
+        "http://%31%32%37.0.0.1/",
+        "http://127%2e0%2e0%2e1/",
+        "http://127。0。0。1/",
+        "http://127.0.0.1/",
+        "http://①②⑦.⓪.⓪.①/",
+        "http:127.0.0.1/",
+        "http:\\\\127.0.0.1\\",
+        "http:///127.0.0.1/",
+        "http://0/",
+        "http://0.0.0.0/",
+        "http://0x0/",
+        "http://0.1.2.3/",
+        "http://[::1]/",
+        "http://[::]/",
+        "http://[0:0:0:0:0:0:0:1]/",
+        "http://[0000::0001]:8080/",
+        "http://[::127.0.0.1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::ffff:7f00:1]/",
+        "http://[::ffff:0:127.0.0.1]/",
+        // private networks, and other networks' private halves
+        "http://10.0.0.1/",
+        "http://10.1/",
+        "http://0xa.1/",
+        "http://167772161/",
+        "http://012.0.0.1/",
+        "http://172.16.0.1/",
+        "http://172.31.255.255/",
+        "http://192.168.1.1/",
+        "http://192.168.257/",
+        "http://3232235777/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://[::ffff:c0a8:101]/",
+        "http://[fc00::1]/",
+        "http://[fd12:3456::1]/",
+        "http://[fe80::1]/",
+        "http://[fec0::1]/",
+        "http://100.64.0.1/",
+        "http://100.127.255.254/",
+        // clouds' metadata
+        "http://169.254.169.254/latest/meta-data/",
+        "http://2852039166/",
+        "http://0xa9fea9fe/",
+        "http://0251.0376.0251.0376/",
+        "http://169.254.43518/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[fd00:ec2::254]/",
+        "http://100.100.100.200/",
+        "http://192.0.0.192/",
+        "http://168.63.129.16/",
+        // ways from IPv6 to IPv4
+        "http://[64:ff9b::7f00:1]/",
+        "http://[64:ff9b::10.0.0.1]/",
+        "http://[64:ff9b::8.8.8.8]/",
+        "http://[64:ff9b:1::a00:1]/",
+        "http://[2002:7f00:1::]/",
+        "http://[2002:a9fe:a9fe::1]/",
+        "http://[2001:0:7f00:1::1]/",
+        "http://[2001::1]/",
+        "http://192.88.99.1/",
+        // nobody's
+        "http://192.0.2.1/",
+        "http://198.51.100.7/",
+        "http://203.0.113.9/",
+        "http://[2001:db8::1]/",
+        "http://[3fff:1::1]/",
+        "http://198.18.0.1/",
+        "http://198.19.255.255/",
+        "http://[2001:2::1]/",
+        "http://[100::1]/",
+        "http://[5f00::1]/",
+        "http://224.0.0.1/",
+        "http://239.255.255.250/",
+        "http://[ff02::1]/",
+        "http://240.0.0.1/",
+        "http://255.255.255.255/",
+        "http://4294967295/",
+        "http://[4000::1]/",
+        // names in other guises
+        "http://ｌｏｃａｌｈｏｓｔ/",
+        "http://loc%61lhost/",
+        "http://LocalHost./",
+        "http://a.b.localhost./",
+        "http://１２７.０.０.１/",
+        "http://0177.1/",
+        "http://0x7f.0x0.0x0.0x1/",
+        "http://00000177.0.0.1/",
+        "http://127.0.0.1:80/",
+        "https://127.0.0.1:443/",
+        "http://[0:0:0:0:0:ffff:127.0.0.1]/",
+        "http://[64:ff9b::a9fe:a9fe]/",
+        "http://[64:ff9b:1:ffff::7f00:1]/",
+        "http://[2001:0:53aa:64c:0:0:80ff:fffe]/",
+        "http://[fe80::a9fe:a9fe]/",
+        "http://[ff05::1:3]/",
+        "http://metadata.localhost/",
+    ];
 
     #[test]
     fn no_spelling_of_a_special_address_is_accepted() {
-        let spellings = [
-            // this machine
-            "http://localhost/",
-            "http://LOCALHOST:8080/",
-            "http://localhost./",
-            "http://app.localhost/",
-            "http://127.0.0.1/",
-            "http://127.0.0.1./",
-            "http://127.8.9.10/",
-            "http://127.1/",
-            "http://127.0.1/",
-            "http://2130706433/",
-            "http://017700000001/",
-            "http://0x7f000001/",
-            "http://0x7f.1/",
-            "http://0X7F.0.0.1/",
-            "http://0177.0.0.1/",
-            "http://0177.0.0.0x1/",
-            "http://%31%32%37.0.0.1/",
-            "http://127%2e0%2e0%2e1/",
-            "http://127。0。0。1/",
-            "http://127.0.0.1/",
-            "http://①②⑦.⓪.⓪.①/",
-            "http:127.0.0.1/",
-            "http:\\\\127.0.0.1\\",
-            "http:///127.0.0.1/",
-            "http://0/",
-            "http://0.0.0.0/",
-            "http://0x0/",
-            "http://0.1.2.3/",
-            "http://[::1]/",
-            "http://[::]/",
-            "http://[0:0:0:0:0:0:0:1]/",
-            "http://[0000::0001]:8080/",
-            "http://[::127.0.0.1]/",
-            "http://[::ffff:127.0.0.1]/",
-            "http://[::ffff:7f00:1]/",
-            "http://[::ffff:0:127.0.0.1]/",
-            // private networks, and other networks' private halves
-            "http://10.0.0.1/",
-            "http://10.1/",
-            "http://0xa.1/",
-            "http://167772161/",
-            "http://012.0.0.1/",
-            "http://172.16.0.1/",
-            "http://172.31.255.255/",
-            "http://192.168.1.1/",
-            "http://192.168.257/",
-            "http://3232235777/",
-            "http://[::ffff:10.0.0.1]/",
-            "http://[::ffff:c0a8:101]/",
-            "http://[fc00::1]/",
-            "http://[fd12:3456::1]/",
-            "http://[fe80::1]/",
-            "http://[fec0::1]/",
-            "http://100.64.0.1/",
-            "http://100.127.255.254/",
-            // clouds' metadata
-            "http://169.254.169.254/latest/meta-data/",
-            "http://2852039166/",
-            "http://0xa9fea9fe/",
-            "http://0251.0376.0251.0376/",
-            "http://169.254.43518/",
-            "http://[::ffff:169.254.169.254]/",
-            "http://[fd00:ec2::254]/",
-            "http://100.100.100.200/",
-            "http://192.0.0.192/",
-            "http://168.63.129.16/",
-            // ways from IPv6 to IPv4
-            "http://[64:ff9b::7f00:1]/",
-            "http://[64:ff9b::10.0.0.1]/",
-            "http://[64:ff9b::8.8.8.8]/",
-            "http://[64:ff9b:1::a00:1]/",
-            "http://[2002:7f00:1::]/",
-            "http://[2002:a9fe:a9fe::1]/",
-            "http://[2001:0:7f00:1::1]/",
-            "http://[2001::1]/",
-            "http://192.88.99.1/",
-            // nobody's
-            "http://192.0.2.1/",
-            "http://198.51.100.7/",
-            "http://203.0.113.9/",
-            "http://[2001:db8::1]/",
-            "http://[3fff:1::1]/",
-            "http://198.18.0.1/",
-            "http://198.19.255.255/",
-            "http://[2001:2::1]/",
-            "http://[100::1]/",
-            "http://[5f00::1]/",
-            "http://224.0.0.1/",
-            "http://239.255.255.250/",
-            "http://[ff02::1]/",
-            "http://240.0.0.1/",
-            "http://255.255.255.255/",
-            "http://4294967295/",
-            "http://[4000::1]/",
-        ];
-        for spelling in spellings {
+        assert!(SPECIAL.len() >= 60);
+        for spelling in SPECIAL {
             let refused = check_url(spelling, Reach::Public);
             assert!(
                 matches!(refused, Err(UrlError::NotPublic(_))),
@@ -479,6 +509,124 @@ mod tests {
                 "{spelling} is meant to be refused for its address alone"
             );
         }
+    }
+
+    /// `url` with this port, however it is spelled, unless it has one.
+    fn with_port(url: &str, port: u16) -> String {
+        let (scheme, rest) = url.split_once(':').unwrap();
+        let start = rest.len() - rest.trim_start_matches(['/', '\\']).len();
+        let end = rest[start..]
+            .find(['/', '\\'])
+            .map_or(rest.len(), |at| start + at);
+        let host = &rest[start..end];
+        if host
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+            && !host.ends_with(']')
+        {
+            return url.to_owned();
+        }
+        format!("{scheme}:{}{host}:{port}{}", &rest[..start], &rest[end..])
+    }
+
+    #[tokio::test]
+    async fn no_spelling_makes_a_connection() {
+        // On each of this machine's addresses that a spelling can mean, and each on two ports.
+        let mut receivers = Vec::new();
+        for address in ["127.0.0.1:0", "[::1]:0", "127.0.0.1:0", "0.0.0.0:0"] {
+            receivers.push(listening(TcpListener::bind(address).await.unwrap(), OK));
+        }
+        let (lookup, asked) = scripted(&[&["127.0.0.1"], &["8.8.8.8"]]);
+        let public = Client::with_lookup(Reach::Public, TIMEOUT, lookup).unwrap();
+        for (port, _) in &receivers {
+            for spelling in SPECIAL {
+                let url = with_port(spelling, *port);
+                let refused = post(&public, &url).await;
+                assert!(
+                    matches!(refused, Err(Failure::Refused(UrlError::NotPublic(_)))),
+                    "{url} {refused:?}"
+                );
+            }
+            for malformed in [
+                format!("http://user@127.0.0.1:{port}/"),
+                format!("http://8.8.8.8@127.0.0.1:{port}/"),
+                format!("http://127.0.0.1:{port}@8.8.8.8:25/"),
+                format!("http://[::1%25lo]:{port}/"),
+                format!("http://[fe80::1%lo]:{port}/"),
+                format!("http://127.0.0.1 :{port}/"),
+                format!("http://[127.0.0.1]:{port}/"),
+                format!("http://127.0.0.1\u{0}:{port}/"),
+                format!("ftp://127.0.0.1:{port}/"),
+                "http://127.0.0.1:25/".to_owned(),
+                "https://8.8.8.8:587/".to_owned(),
+            ] {
+                let refused = post(&public, &malformed).await;
+                assert!(
+                    matches!(refused, Err(Failure::Refused(_))),
+                    "{malformed} {refused:?}"
+                );
+            }
+        }
+        let made = |receivers: &[(u16, Arc<AtomicUsize>)]| -> Vec<usize> {
+            receivers
+                .iter()
+                .map(|(_, connections)| connections.load(SeqCst))
+                .collect()
+        };
+        assert_eq!((made(&receivers), asked.load(SeqCst)), (vec![0; 4], 0));
+
+        // Whoever listens is reached by these spellings where the guard is lifted.
+        let anywhere = Client::new(Reach::Anywhere, TIMEOUT).unwrap();
+        for (index, spelling) in [
+            (0, "http://2130706433/"),
+            (0, "http://0x7f.1/"),
+            (0, "http://１２７.０.０.１/"),
+            (1, "http://[0:0:0:0:0:0:0:1]/"),
+            (2, "http://[::ffff:7f00:1]/"),
+            (3, "http://0/"),
+        ] {
+            let url = with_port(spelling, receivers[index].0);
+            assert_eq!(post(&anywhere, &url).await.unwrap().status, 200, "{url}");
+        }
+        assert_eq!(made(&receivers), [3, 1, 1, 1]);
+    }
+
+    /// The environment is a process's: the test runs itself again in one that names proxies.
+    #[tokio::test]
+    async fn no_proxy_of_the_environment_is_asked() {
+        const TARGET: &str = "PLENUM_TEST_TARGET";
+        if let Ok(target) = std::env::var(TARGET) {
+            let client = Client::new(Reach::Anywhere, TIMEOUT).unwrap();
+            assert_eq!(post(&client, &target).await.unwrap().status, 200);
+            let public = Client::new(Reach::Public, TIMEOUT).unwrap();
+            assert!(matches!(
+                post(&public, &target).await,
+                Err(Failure::Refused(_))
+            ));
+            return;
+        }
+        let (proxy, asked) = receiver(OK).await;
+        let (target, reached) = receiver(OK).await;
+        let mut again = tokio::process::Command::new(std::env::current_exe().unwrap());
+        again.args([
+            "--exact",
+            "webhooks::guard::tests::no_proxy_of_the_environment_is_asked",
+        ]);
+        for name in ["http_proxy", "https_proxy", "all_proxy"] {
+            again.env(name, format!("http://127.0.0.1:{proxy}"));
+            again.env(name.to_uppercase(), format!("http://127.0.0.1:{proxy}"));
+        }
+        again
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY")
+            .env_remove("REQUEST_METHOD");
+        let output = again
+            .env(TARGET, format!("http://127.0.0.1:{target}/"))
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!((asked.load(SeqCst), reached.load(SeqCst)), (0, 1));
     }
 
     #[test]
@@ -563,7 +711,10 @@ mod tests {
 
     /// Answers every connection with `answer`; counts them.
     async fn receiver(answer: &'static [u8]) -> (u16, Arc<AtomicUsize>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listening(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer)
+    }
+
+    fn listening(listener: TcpListener, answer: &'static [u8]) -> (u16, Arc<AtomicUsize>) {
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::new(AtomicUsize::new(0));
         let count = connections.clone();
