@@ -413,8 +413,9 @@ impl Emitter {
                 id,
                 app: self.app,
                 room: room.clone(),
-                meeting: *meeting,
-                seq: *seq,
+                meeting: Some(*meeting),
+                seq: Some(*seq),
+                request_id: None,
                 at,
                 kind: Kind::MeetingStarted,
             });

@@ -13,12 +13,12 @@ create index webhook_deliveries_queues on webhook_deliveries (app_id, hashtext(r
 -- Who holds a line, without those behind it or past it.
 create index webhook_deliveries_holders on webhook_deliveries (endpoint_id, meeting_id, seq) where holds_line;
 create index webhook_deliveries_waiting on webhook_deliveries (due_at) where not queued and due_at is not null;
-grant update (due_at, outcome, holds_line, queued) on webhook_deliveries to plenum_app;
+grant update (receiver) on webhook_deliveries to plenum_app;
 
 alter table webhook_endpoints
     -- When the first attempt failed after which none succeeded; null while they succeed.
     add column failing_since timestamptz,
-    -- Why it gets nothing; null while it gets what happens.
+    -- Why it was disabled.
     add column disabled_reason text check (disabled_reason in ('gone', 'failing', 'request'));
 grant update (disabled_reason, failing_since) on webhook_endpoints to plenum_app, plenum_system;
 

@@ -133,7 +133,8 @@ mod tests {
                 "acme",
                 "2030-03-17T17:46:40Z",
                 "2030-03-22T17:46:40Z",
-                "/api/v1/webhooks/0a0a0a0a0a0a0a0a0a0a0a0a/enable",
+                "PATCH /api/v1/webhooks/0a0a0a0a0a0a0a0a0a0a0a0a",
+                "POST /api/v1/webhooks/0a0a0a0a0a0a0a0a0a0a0a0a/resend",
                 "five days",
             ] {
                 assert!(part.contains(said), "{said}: {part}");

@@ -7,10 +7,11 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use rand::{RngExt, rngs::SmallRng};
 use tokio::{
     sync::Notify,
-    task::{Id, JoinSet},
+    task::{Id, JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -18,13 +19,14 @@ use tracing::{debug, error, info, warn};
 use super::{
     Config, Error, endpoints,
     guard::{Answer, Client, Failure},
+    shares::{Key, Shares},
     signing::{self, SigningSecret, secret_place},
-    store::{self, Attempt, Bounds, Claimed, Next},
+    store::{self, Attempt, Claim, Claimed, Ended, Next},
 };
 use crate::{
     clock::Clock,
-    db::Db,
-    id::{AppId, WebhookSecretId},
+    db::{Db, is_away},
+    id::WebhookSecretId,
     sealed::{MasterKey, Place, Sealed, Unsealable},
 };
 
@@ -77,110 +79,164 @@ impl Dispatcher {
     ///
     /// [`Error::Database`] when nothing could be claimed.
     pub async fn tick(&self, now: DateTime<Utc>) -> Result<usize, Error> {
-        let claimed = self.claim(now, self.concurrency, &HashMap::new()).await?;
-        let attempts: Vec<_> = claimed
-            .iter()
-            .map(|delivery| self.attempt(delivery))
-            .collect();
-        Ok(futures_util::future::join_all(attempts).await.len())
+        let shares = Shares::new(self.concurrency);
+        loop {
+            let Claim { deliveries, moved } = self.claim(now, &shares).await?;
+            if deliveries.is_empty() && moved {
+                continue;
+            }
+            let count = deliveries.len();
+            let attempts = deliveries
+                .into_iter()
+                .map(|delivery| self.attempt(delivery));
+            let attempts: FuturesUnordered<_> = attempts.collect();
+            attempts
+                .ready_chunks(count.max(1))
+                .for_each(|ended| self.record(ended))
+                .await;
+            return Ok(count);
+        }
     }
 
     /// Attempts deliveries as they become due, until `shutdown`; then finishes those that are under way.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut attempts = JoinSet::new();
-        let mut busy = HashMap::new();
+        let mut under_way = UnderWay::new(self.concurrency);
         let mut away = false;
-        while !shutdown.is_cancelled() {
-            let now = self.clock.now();
-            match self
-                .claim(now, self.concurrency.saturating_sub(attempts.len()), &busy)
-                .await
-            {
-                Ok(claimed) => {
-                    away = false;
-                    for delivery in claimed {
-                        let receiver = (delivery.app_id, delivery.receiver.clone());
-                        let dispatcher = self.clone();
-                        let task =
-                            attempts.spawn(async move { dispatcher.attempt(&delivery).await });
-                        busy.insert(task.id(), receiver);
+        loop {
+            let ended = under_way.ended(self.clock.now());
+            if !ended.is_empty() {
+                self.record(ended).await;
+            }
+            let mut look_again = false;
+            // Read once: told between two readings, it would wait for nothing.
+            let stopping = shutdown.is_cancelled();
+            if !stopping {
+                let now = self.clock.now();
+                match self.claim(now, &under_way.shares).await {
+                    Ok(claim) => {
+                        away = false;
+                        look_again = claim.moved;
+                        for delivery in claim.deliveries {
+                            under_way.begin(&self, delivery, now);
+                        }
                     }
+                    Err(cause) if !std::mem::replace(&mut away, true) => {
+                        warn!(error = %cause, "cannot claim webhook deliveries, trying on: {cause}");
+                    }
+                    Err(_) => {} // said already
                 }
-                Err(cause) if !std::mem::replace(&mut away, true) => {
-                    warn!(error = %cause, "cannot claim webhook deliveries, trying on: {cause}");
-                }
-                Err(_) => {} // said already
+            } else if under_way.is_empty() {
+                return;
+            }
+            if look_again {
+                continue;
             }
             tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep(POLL) => {}
-                Some(ended) = attempts.join_next_with_id() => forget(&mut busy, ended),
+                () = under_way.one_ended() => {}
+                () = shutdown.cancelled(), if !stopping => {}
+                () = self.wake.notified(), if !stopping => {}
+                () = tokio::time::sleep(POLL), if !stopping => {}
             }
-            while let Some(ended) = attempts.try_join_next_with_id() {
-                forget(&mut busy, ended);
-            }
-        }
-        while let Some(ended) = attempts.join_next_with_id().await {
-            forget(&mut busy, ended);
         }
     }
 
-    async fn claim(
-        &self,
-        now: DateTime<Utc>,
-        free: usize,
-        busy: &Busy,
-    ) -> Result<Vec<Claimed>, Error> {
-        if free == 0 {
-            return Ok(Vec::new());
+    async fn claim(&self, now: DateTime<Utc>, shares: &Shares) -> Result<Claim, Error> {
+        let room = shares.room(now);
+        if room.free == 0 {
+            return Ok(Claim {
+                deliveries: Vec::new(),
+                moved: false,
+            });
         }
-        let share =
-            |part: usize| i64::try_from((self.concurrency / part).max(1)).unwrap_or(i64::MAX);
-        let bounds = Bounds {
-            free: i64::try_from(free).unwrap_or(i64::MAX),
-            app: share(APP_SHARE),
-            receiver: share(RECEIVER_SHARE),
-        };
-        let (apps, receivers): (Vec<AppId>, Vec<String>) = busy.values().cloned().unzip();
+        let start = self.random(|rng| rng.random_range(i32::MIN + 1..=i32::MAX));
         let mut system = self.db.system().await?;
-        Ok(store::claim(
-            &mut system,
-            now,
-            now + self.lease,
-            bounds,
-            (&apps, &receivers),
-        )
-        .await?)
+        Ok(store::claim(&mut system, now, now + self.lease, &room, start).await?)
     }
 
-    /// Makes one attempt and records it.
-    async fn attempt(&self, delivery: &Claimed) {
+    /// Makes one attempt.
+    async fn attempt(&self, delivery: Claimed) -> Ended {
         let at = self.clock.now();
-        let result = self.send(delivery, at).await;
+        let result = self.send(&delivery, at).await;
         let now = self.clock.now();
-        let jitter = self
-            .rng
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .random::<f64>();
+        let jitter = self.random(|rng| rng.random::<f64>());
         let next = next(&result, delivery.try_number, &self.retries, now, jitter);
+        let counts = !matches!(result, Err(Trouble::Unsigned));
         let attempt = outcome(result, at, now);
-        log(delivery, &attempt, next);
-        let recorded = async {
-            let mut system = self.db.system().await?;
-            store::record(&mut system, delivery, &attempt, next).await
-        };
-        match recorded.await {
-            Ok(true) => {}
-            Ok(false) => {
-                warn!(delivery.id = %delivery.id, "a webhook attempt outlived its lease and was not recorded")
+        log(&delivery, &attempt, next);
+        Ended {
+            delivery,
+            attempt,
+            next,
+            counts,
+        }
+    }
+
+    /// Records attempts. One that cannot be recorded is due again when its lease ends.
+    async fn record(&self, ended: Vec<Ended>) {
+        let (gone, others): (Vec<_>, Vec<_>) =
+            ended.into_iter().partition(|one| one.next == Next::Gone);
+        if let Err(cause) = self.record_all(&others).await {
+            // What one of them has, the others are not to suffer from.
+            for one in others
+                .chunks(1)
+                .filter(|_| others.len() > 1 && !is_away(&cause))
+            {
+                if let Err(cause) = self.record_all(one).await {
+                    error!(delivery.id = %one[0].delivery.id, error = %cause, "cannot record a webhook attempt: {cause}");
+                }
             }
-            // It is due again when its lease ends.
-            Err(cause) => {
-                error!(delivery.id = %delivery.id, error = %cause, "cannot record a webhook attempt: {cause}")
+            if others.len() == 1 || is_away(&cause) {
+                error!(count = others.len(), error = %cause, "cannot record webhook attempts: {cause}");
             }
         }
+        for one in &gone {
+            let recorded = async {
+                let mut system = self.db.system().await?;
+                store::record_gone(&mut system, one, self.clock.now()).await
+            };
+            match recorded.await {
+                Ok(true) => {}
+                Ok(false) => outlived(one),
+                Err(cause) => {
+                    error!(delivery.id = %one.delivery.id, error = %cause, "cannot record a webhook attempt: {cause}");
+                }
+            }
+        }
+    }
+
+    async fn record_all(&self, ended: &[Ended]) -> sqlx::Result<()> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let mut system = self.db.system().await?;
+        let recorded = store::record(&mut system, ended, now, now - FAILING_FOR).await?;
+        for one in ended {
+            if !recorded.deliveries.contains(&one.delivery.id) {
+                outlived(one);
+            }
+        }
+        for endpoint in recorded.failing {
+            let last = ended
+                .iter()
+                .find(|one| one.delivery.endpoint_id == endpoint && one.next != Next::Delivered);
+            if let Some(last) = last
+                && store::record_failing(&mut system, last, now).await?
+            {
+                let Claimed {
+                    receiver, app_id, ..
+                } = &last.delivery;
+                warn!(
+                    endpoint.id = %endpoint, app.id = %app_id, receiver,
+                    "webhook endpoint at {receiver} has failed for too long and is disabled"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn random<T>(&self, draw: impl FnOnce(&mut SmallRng) -> T) -> T {
+        draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn send(&self, delivery: &Claimed, at: DateTime<Utc>) -> Result<Answer, Trouble> {
@@ -213,18 +269,75 @@ impl Dispatcher {
     }
 }
 
-/// App and receiver of each attempt under way.
-type Busy = HashMap<Id, (AppId, String)>;
+fn outlived(ended: &Ended) {
+    warn!(delivery.id = %ended.delivery.id, "a webhook attempt outlived its lease and was not recorded");
+}
 
-fn forget(busy: &mut Busy, ended: Result<(Id, ()), tokio::task::JoinError>) {
-    let id = match ended {
-        Ok((id, ())) => id,
-        Err(cause) => {
-            error!(error = %cause, "a webhook attempt panicked");
-            cause.id()
+/// The attempts that run, and those that ended and are to be recorded.
+struct UnderWay {
+    tasks: JoinSet<Ended>,
+    /// Whom each task sends to.
+    receivers: HashMap<Id, Key>,
+    shares: Shares,
+    ended: Vec<Result<(Id, Ended), JoinError>>,
+}
+
+impl UnderWay {
+    fn new(places: usize) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            receivers: HashMap::new(),
+            shares: Shares::new(places),
+            ended: Vec::new(),
         }
-    };
-    busy.remove(&id);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.ended.is_empty()
+    }
+
+    fn begin(&mut self, dispatcher: &Arc<Dispatcher>, delivery: Claimed, now: DateTime<Utc>) {
+        let key = (delivery.app_id, delivery.receiver.clone());
+        self.shares.begin(key.clone(), now);
+        let dispatcher = dispatcher.clone();
+        let task = self
+            .tasks
+            .spawn(async move { dispatcher.attempt(delivery).await });
+        self.receivers.insert(task.id(), key);
+    }
+
+    /// Returns once one ended, if there are any.
+    async fn one_ended(&mut self) {
+        match self.tasks.join_next_with_id().await {
+            Some(ended) => self.ended.push(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Those that ended since the last time.
+    fn ended(&mut self, now: DateTime<Utc>) -> Vec<Ended> {
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            self.ended.push(ended);
+        }
+        let mut all = Vec::with_capacity(self.ended.len());
+        for ended in self.ended.drain(..) {
+            let (id, ended) = match ended {
+                Ok((id, ended)) => (id, Some(ended)),
+                Err(cause) => {
+                    error!(error = %cause, "a webhook attempt panicked");
+                    (cause.id(), None)
+                }
+            };
+            if let Some(key) = self.receivers.remove(&id) {
+                let answered = ended
+                    .as_ref()
+                    .is_some_and(|one| one.attempt.status.is_some());
+                self.shares.end(&key, answered, now);
+            }
+            all.extend(ended);
+        }
+        all
+    }
 }
 
 /// Why an attempt got no answer.
@@ -357,10 +470,8 @@ const HOLDING_ATTEMPTS: i32 = 3;
 const JITTER: f64 = 0.1;
 /// Longest wait that a receiver can ask for: the line may wait as well.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
-/// One app has at most this part of the attempts under way.
-const APP_SHARE: usize = 4;
-/// One receiver of an app has at most this part of the attempts under way: when it hangs, the others do not notice.
-const RECEIVER_SHARE: usize = 16;
+/// For how long nothing may succeed at an endpoint before it is disabled.
+const FAILING_FOR: TimeDelta = TimeDelta::days(5);
 
 #[cfg(test)]
 mod tests {

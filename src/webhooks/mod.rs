@@ -11,6 +11,7 @@ pub mod endpoints;
 pub mod event;
 pub mod filter;
 pub mod guard;
+mod shares;
 pub mod signing;
 mod store;
 
@@ -44,8 +45,9 @@ pub struct Config {
     #[arg(long, env = "PLENUM_WEBHOOK_RETRIES", value_delimiter = ',', value_parser = delay)]
     #[arg(default_value = "5s,5m,30m,2h,5h,10h,14h,20h,24h")]
     pub webhook_retries: Vec<Duration>,
-    /// Attempts under way at once. One app has at most a quarter of them, one receiver (host and port) a sixteenth.
-    #[arg(long, env = "PLENUM_WEBHOOK_CONCURRENCY", default_value = "128")]
+    /// Attempts under way at once. One app has at most a quarter of them, one receiver (host and port) a sixteenth, and half
+    /// are kept for receivers that answer.
+    #[arg(long, env = "PLENUM_WEBHOOK_CONCURRENCY", default_value = "512")]
     pub webhook_concurrency: NonZeroU16,
     /// Let webhooks go to private networks and to this machine. For development only.
     #[arg(long, env = "PLENUM_ALLOW_PRIVATE_WEBHOOKS", value_parser = BoolishValueParser::new())]
@@ -97,6 +99,25 @@ pub enum Error {
         "the HTTP client for webhooks could not be made; are root certificates (ca-certificates) installed? {0}"
     )]
     Client(#[from] reqwest::Error),
+}
+
+/// Why an endpoint was disabled, where its owner did not ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DisabledReason {
+    /// It answered 410 Gone.
+    Gone,
+    /// Nothing succeeded there for five days.
+    Failing,
+}
+
+impl DisabledReason {
+    /// As it is stored.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Failing => "failing",
+        }
+    }
 }
 
 /// Deliveries that have not ended.

@@ -11,9 +11,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use plenum::{
     clock::Clock,
     db::Db,
-    id::{AppId, EventId, MeetingId, ParticipantId, RoomId},
+    id::{AppId, EndpointId, EventId, MeetingId, ParticipantId, RoomId},
     sealed::{MasterKey, Place, Sealed, Secret},
-    webhooks::{self, Config, Dispatcher, Event, Kind, Room, RoomUrls, SigningSecret, Stay},
+    webhooks::{
+        self, Config, Dispatcher, Event, Kind, Room, RoomUrls, SigningSecret, Stay,
+        endpoints::{self, EndpointChange},
+    },
 };
 use rand::{
     SeedableRng,
@@ -308,6 +311,243 @@ async fn a_receiver_that_is_gone_gets_nothing_more(pool: PgPool) {
         outcomes.map(|(seq, outcome)| (seq, Some(outcome.to_owned()))),
         "kept, not sent"
     );
+}
+
+#[sqlx::test]
+async fn an_endpoint_at_which_nothing_succeeds_for_five_days_is_disabled_and_its_owner_is_told(
+    pool: PgPool,
+) {
+    let test = Test::new(pool).await;
+    test.contact("ops@acme.example").await;
+    let receiver = Receiver::open().await;
+    receiver.answer("/?key=swordfish", Reply::Status(500));
+    let mut meeting = test.meeting(all(&receiver.url("/?key=swordfish"))).await;
+    test.emit(&meeting.next(Kind::MeetingStarted)).await;
+    test.drain().await;
+    test.advance(TimeDelta::hours(119)).await;
+    test.emit(&meeting.next(join("Ann"))).await;
+    test.drain().await;
+    assert!(!test.is_disabled().await, "not quite five days");
+    test.advance(TimeDelta::hours(2)).await;
+    assert!(test.is_disabled().await);
+    test.emit(&meeting.next(leave("Ann"))).await;
+    let attempts = receiver.take().len();
+    assert_eq!(test.drain().await, 0);
+    let skipped = Some("skipped".to_owned());
+    assert_eq!(
+        test.outcomes().await,
+        [(1, skipped.clone()), (2, skipped.clone()), (3, skipped)],
+        "what waits and what comes is kept, not sent"
+    );
+    assert_eq!(
+        i64::try_from(attempts).unwrap(),
+        test.count("webhook_attempts").await
+    );
+
+    let [mail] = &test.mails().await[..] else {
+        panic!("one message")
+    };
+    let since = (test.clock.now() - TimeDelta::hours(121))
+        .format("%Y-%m-%dT%H")
+        .to_string();
+    for said in [
+        &receiver.url("/"),
+        "answered 500, and only 2xx is success",
+        &since,
+    ] {
+        assert!(mail.contains(said), "{said}: {mail}");
+    }
+    assert!(!mail.contains("swordfish"), "{mail}");
+
+    let endpoint = test.endpoint().await;
+    let mut tx = test.db.begin(test.app).await.unwrap();
+    let enabled = EndpointChange {
+        enabled: Some(true),
+        ..EndpointChange::default()
+    };
+    endpoints::change(&mut tx, test.app, endpoint, enabled, test.clock.now())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    receiver.answer("/?key=swordfish", Reply::Status(200));
+    test.emit(&meeting.next(end())).await;
+    assert_eq!(test.drain().await, 1);
+    assert_eq!(test.outcomes().await[3], (4, Some("delivered".to_owned())));
+}
+
+#[sqlx::test]
+async fn one_success_begins_the_five_days_anew(pool: PgPool) {
+    let test = Test::new(pool).await;
+    let receiver = Receiver::open().await;
+    let mut meetings = Vec::new();
+    for status in [500, 200, 500, 500] {
+        receiver.answer("/", Reply::Status(status));
+        let mut meeting = test.meeting(all(&receiver.url("/"))).await;
+        if let Some(Meeting { room, .. }) = meetings.first() {
+            meeting.room.id = room.id; // one endpoint
+        }
+        test.emit(&meeting.next(Kind::MeetingStarted)).await;
+        test.drain().await;
+        meetings.push(meeting);
+        assert!(!test.is_disabled().await);
+        // No retry is due meanwhile: time goes on without them.
+        test.clock.advance(TimeDelta::days(4));
+        sqlx::query("delete from webhook_deliveries")
+            .execute(&test.pool)
+            .await
+            .unwrap();
+    }
+}
+
+#[sqlx::test]
+async fn endpoints_at_one_host_that_go_on_one_day_are_one_message(pool: PgPool) {
+    let test = Test::new(pool).await;
+    test.contact("ops@acme.example").await;
+    let receivers = [Receiver::open().await, Receiver::open().await];
+    for receiver in &receivers {
+        for path in ["/a", "/b"] {
+            receiver.answer(path, Reply::Status(410));
+            let mut meeting = test.meeting(all(&receiver.url(path))).await;
+            test.emit(&meeting.next(Kind::MeetingStarted)).await;
+        }
+    }
+    assert_eq!(test.drain().await, 4);
+    let mails = test.mails().await;
+    assert_eq!(mails.len(), 2);
+    assert!(
+        mails.iter().all(|mail| mail.contains("410 Gone")),
+        "{mails:?}"
+    );
+}
+
+#[sqlx::test]
+async fn what_waits_in_a_line_does_not_stand_before_others(pool: PgPool) {
+    let test = Test::new(pool).await;
+    let receiver = Receiver::open().await;
+    receiver.answer("/held", Reply::Held);
+    let mut long = test.meeting(all(&receiver.url("/held"))).await;
+    for _ in 0..50 {
+        test.emit(&long.next(join("Ann"))).await;
+    }
+    let mut other = test.meeting(all(&receiver.url("/other"))).await;
+    test.emit(&other.next(Kind::MeetingStarted)).await;
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    tasks.spawn(test.dispatcher.clone().run(shutdown.clone()));
+    receiver.arrived(2).await;
+    let paths: BTreeSet<_> = receiver.take().iter().map(Request::path).collect();
+    assert_eq!(paths, ["/held".to_owned(), "/other".to_owned()].into());
+
+    receiver.answer("/held", Reply::Status(200));
+    receiver.release(Reply::Status(200));
+    receiver.arrived(49).await;
+    let seen: Vec<_> = receiver.take().iter().map(Request::seq).collect();
+    assert_eq!(
+        seen,
+        (2..=50).collect::<Vec<_>>(),
+        "each at once after the one before it"
+    );
+    shutdown.cancel();
+    tasks.close();
+    soon("webhooks", tasks.wait()).await;
+}
+
+/// What a claim reads does not grow with what waits behind a receiver that hangs.
+#[sqlx::test]
+async fn a_claim_costs_what_is_claimed_and_not_what_waits(pool: PgPool) {
+    let test = Test::new(pool).await;
+    let mut meeting = test.meeting(all("http://127.0.0.1:8443/")).await;
+    test.emit(&meeting.next(Kind::MeetingStarted)).await;
+    let mut read = Vec::new();
+    for waiting in [1_000, 20_000] {
+        sqlx::query(
+            "with event as (
+                insert into events (id, app_id, room_id, meeting_id, seq, kind, at, body)
+                select substring(e.id for 6) || decode(lpad(to_hex($1 + n), 12, '0'), 'hex'), e.app_id, e.room_id, e.meeting_id,
+                    $1 + n, e.kind, e.at, e.body
+                from (select * from events where seq = 1) e, generate_series(1, $1) n returning *
+            )
+            insert into webhook_deliveries
+                (id, app_id, event_id, endpoint_id, receiver, meeting_id, seq, attempt, created_at, due_at, holds_line)
+            select v.id, v.app_id, v.id, d.endpoint_id, d.receiver, v.meeting_id, v.seq, 1, v.at, v.at, false
+            from event v, (select * from webhook_deliveries where seq = 1) d",
+        )
+        .bind(waiting)
+        .execute(&test.pool)
+        .await
+        .unwrap();
+        sqlx::query("vacuum analyze webhook_deliveries")
+            .execute(&test.pool)
+            .await
+            .unwrap();
+        let claim = include_str!("../../src/webhooks/claim.sql");
+        let explain = format!("explain (analyze, buffers, format json) {claim}");
+        let mut tx = test.pool.begin().await.unwrap();
+        let plan: serde_json::Value = sqlx::query_scalar(sqlx::AssertSqlSafe(explain))
+            .bind(test.clock.now())
+            .bind(test.clock.now() + TimeDelta::seconds(30))
+            .bind(8_i64)
+            .bind(Vec::<AppId>::new())
+            .bind(Vec::<String>::new())
+            .bind(Vec::<i64>::new())
+            .bind(Vec::<bool>::new())
+            .bind(Vec::<AppId>::new())
+            .bind(Vec::<i64>::new())
+            .bind(Vec::<i64>::new())
+            .bind(8_i64)
+            .bind(8_i64)
+            .bind(8_i64)
+            .bind(2_i64)
+            .bind(0)
+            .bind(128)
+            .fetch_one(&mut *tx)
+            .await
+            .unwrap();
+        let top = &plan[0]["Plan"];
+        assert_eq!(top["Actual Rows"].as_f64(), Some(2.0), "{top}");
+        read.push(
+            top["Shared Hit Blocks"].as_i64().unwrap()
+                + top["Shared Read Blocks"].as_i64().unwrap(),
+        );
+    }
+    assert!(read[1] < 2 * read[0], "blocks read: {read:?}");
+}
+
+/// As the receivers of customers check it who use another language.
+#[sqlx::test]
+async fn the_reference_library_of_python_accepts_what_is_sent_and_nothing_changed(pool: PgPool) {
+    let test = Test::new(pool).await;
+    let receiver = Receiver::open().await;
+    let mut meeting = test.meeting(all(&receiver.url("/"))).await;
+    for kind in [Kind::MeetingStarted, join("Zoë \u{1f600} \"<&>\""), end()] {
+        test.emit(&meeting.next(kind)).await;
+    }
+    test.drain().await;
+    let secret = test.secret.reveal();
+    let mut given = Vec::new();
+    for request in receiver.take() {
+        let headers: HashMap<_, _> = request
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        let changed = request.body.replacen("seq", "sep", 1);
+        for body in [&request.body, &changed] {
+            given.push(serde_json::json!({ "secret": secret.expose_secret(), "headers": headers, "body": body }).to_string());
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("webhooks");
+    std::fs::write(&input, given.join("\n")).unwrap();
+    let input = std::fs::File::open(input).unwrap();
+    let output = crate::python::script("verify.py")
+        .stdin(input)
+        .output()
+        .unwrap();
+    let said =
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    let said: Vec<_> = said.lines().collect();
+    assert_eq!(said, ["good", "bad: No matching signature found"].repeat(3));
 }
 
 #[sqlx::test]
@@ -820,6 +1060,37 @@ impl Test {
         .fetch_all(&self.pool)
         .await
         .unwrap()
+    }
+
+    async fn contact(&self, email: &str) {
+        let settings = serde_json::json!({ "contactEmail": email });
+        let set = sqlx::query("update apps set settings = $1").bind(settings);
+        set.execute(&self.pool).await.unwrap();
+    }
+
+    /// The texts of all mail.
+    async fn mails(&self) -> Vec<String> {
+        let texts = sqlx::query_scalar("select body_text from mails");
+        texts.fetch_all(&self.pool).await.unwrap()
+    }
+
+    async fn count(&self, table: &str) -> i64 {
+        let query = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
+        sqlx::query_scalar(query)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    /// The only endpoint.
+    async fn endpoint(&self) -> EndpointId {
+        let query = sqlx::query_scalar("select id from webhook_endpoints");
+        query.fetch_one(&self.pool).await.unwrap()
+    }
+
+    async fn is_disabled(&self) -> bool {
+        let query = sqlx::query_scalar("select disabled_at is not null from webhook_endpoints");
+        query.fetch_one(&self.pool).await.unwrap()
     }
 
     /// Returns once so many attempts are recorded.

@@ -93,8 +93,9 @@ pub async fn insert_test(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "with event as (insert into events (id, app_id, kind, at, body) values ($1, $2, 'test', $3, $4))
-         insert into webhook_deliveries (id, app_id, event_id, endpoint_id, attempt, created_at, due_at, holds_line)
-         values ($5, $2, $1, $6, 0, $3, $3, false)",
+         insert into webhook_deliveries
+             (id, app_id, event_id, endpoint_id, receiver, attempt, created_at, due_at, holds_line)
+         select $5, $2, $1, id, receiver, 0, $3, $3, false from webhook_endpoints where id = $6 and app_id = $2",
         event as EventId,
         app as AppId,
         now,

@@ -147,7 +147,13 @@ pub async fn update(
 ) -> sqlx::Result<()> {
     let likes = likes(endpoint);
     sqlx::query!(
-        "update webhook_endpoints set url = $3, receiver = $4, events = $5, description = $6, disabled_at = $7
+        "with waiting as (
+             update webhook_deliveries set receiver = $4
+             where endpoint_id = $1 and app_id = $2 and due_at is not null and receiver <> $4
+         )
+         update webhook_endpoints set url = $3, receiver = $4, events = $5, description = $6, disabled_at = $7,
+             disabled_reason = case when $7::timestamptz is not null then coalesce(disabled_reason, 'request') end,
+             failing_since = case when disabled_at is null or $7 is not null then failing_since end
          where id = $1 and app_id = $2",
         endpoint.id as EndpointId,
         app as AppId,
