@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 use chrono::{DateTime, Utc};
 
 use super::{
-    Answer, Decision, Denial, Effect, Fact, Input, LeaveReason, Refusal, State, Status,
+    Answer, Decision, Denial, Effect, EndReason, Fact, Input, LeaveReason, Refusal, State, Status,
     commit::{self, Change},
     decide, fact,
     owner::{Envelope, Lease, Sender, inside},
@@ -323,24 +323,32 @@ impl Book {
                 _ => None,
             })
             .collect();
-        let inside = |participant: ParticipantId| after.find(participant).is_some();
-        self.unsaved.retain(|fact| match fact {
-            Fact::Left { participant, .. } => inside(participant.id),
-            Fact::Ended { .. } | Fact::Abandoned { .. } => after.status != Status::Ended,
-            _ => true,
-        });
-        let unheard = after
+        let unheard: Vec<Fact> = after
             .participants
             .iter()
             .filter(|participant| self.saved.find(participant.id).is_none())
-            .filter(|participant| !let_in.contains(&participant.id));
-        let left = unheard.map(|participant| Fact::Left {
-            at: participant.joined_at,
-            reason: LeaveReason::JoinAborted,
-            participant: participant.clone(),
+            .filter(|participant| !let_in.contains(&participant.id))
+            .map(|participant| Fact::Left {
+                at: participant.joined_at,
+                reason: LeaveReason::JoinAborted,
+                participant: participant.clone(),
+            })
+            .collect();
+        let inside = |participant: ParticipantId| after.find(participant).is_some();
+        let mut unsaved = std::mem::take(&mut self.unsaved);
+        unsaved.retain(|fact| match fact {
+            Fact::Left { participant, .. } => inside(participant.id),
+            // Somebody was in, so it was not for want of people that it ended: it waits for them anew.
+            Fact::Abandoned { .. }
+            | Fact::Ended {
+                reason: EndReason::Empty,
+                ..
+            } => unheard.is_empty() && after.status != Status::Ended,
+            Fact::Ended { .. } => after.status != Status::Ended,
+            _ => true,
         });
-        let unsaved: Vec<Fact> = left.chain(std::mem::take(&mut self.unsaved)).collect();
-        self.unsaved = unsaved;
+        self.unsaved = unheard;
+        self.unsaved.extend(unsaved);
         let away = self.away;
         self.saved(Saving {
             batch,

@@ -15,6 +15,8 @@ mod input;
 mod notice;
 mod owner;
 mod reason;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod store;
 
@@ -31,6 +33,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::StreamExt;
 use sqlx::{PgConnection, PgTransaction};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -491,12 +494,27 @@ impl Meetings {
     /// the node stops.
     pub async fn run(&self) {
         let stopping = &self.0.stopping;
+        let heartbeat = RENEW_EVERY.min(self.0.lease / 3);
         let keep = async {
             loop {
                 if let Err(error) = self.keep().await {
                     warn!(%error, "leases cannot be renewed; trying again");
                 }
-                tokio::time::sleep(RENEW_EVERY.min(self.0.lease / 3)).await;
+                tokio::time::sleep(heartbeat).await;
+            }
+        };
+        let claim = async {
+            loop {
+                // A full batch is not all there is.
+                let wait = match self.claim().await {
+                    Ok(CLAIMS..) => Duration::ZERO,
+                    Ok(_) => heartbeat,
+                    Err(error) => {
+                        warn!(%error, "meetings cannot be claimed; trying again");
+                        heartbeat
+                    }
+                };
+                tokio::time::sleep(wait).await;
             }
         };
         let carry = async {
@@ -508,7 +526,11 @@ impl Meetings {
                 let _ = tokio::time::timeout(POLL, self.0.commands.notified()).await;
             }
         };
-        let run = futures_util::future::join::<_, _>(Box::pin(keep), Box::pin(carry));
+        let run = futures_util::future::join3::<_, _, _>(
+            Box::pin(keep),
+            Box::pin(claim),
+            Box::pin(carry),
+        );
         stopping.run_until_cancelled(run).await;
     }
 
@@ -692,7 +714,7 @@ impl Meetings {
         Ok(opened)
     }
 
-    /// One heartbeat: clock, leases, claims.
+    /// One heartbeat: clock, leases.
     async fn keep(&self) -> sqlx::Result<()> {
         let Context {
             db,
@@ -717,23 +739,36 @@ impl Meetings {
         }
         self.0.asleep.store(micros(asleep), Relaxed);
         store::forget_late_commands(&mut conn, clock.now()).await?;
-        let claimed = store::claim(&mut conn, *node, *lease, CLAIMS).await?;
-        drop(conn);
-        for claimed in claimed {
-            // Beside the next heartbeat, which keeps the leases.
-            let meetings = self.clone();
-            self.0.spawn(async move {
-                for _ in 0..TAKE_OVER_TRIES {
-                    let Err(error) = meetings.take_over(&claimed).await else {
-                        return;
-                    };
-                    warn!(meeting.id = %claimed.id, %error, "a meeting could not be read to take it over");
-                    tokio::time::sleep(TAKE_OVER_PAUSE).await;
-                }
-                warn!(meeting.id = %claimed.id, "a meeting cannot be taken over; its lease runs out");
-            });
-        }
         Ok(())
+    }
+
+    /// Claims some of the meetings that nobody owns, and takes them over; returns how many there were.
+    async fn claim(&self) -> sqlx::Result<usize> {
+        // Until the heartbeat has seen to that, nothing could be owned.
+        if self.0.overslept() {
+            return Ok(0);
+        }
+        let mut conn = self.0.db.keeper().await?;
+        let limit = i64::try_from(CLAIMS).unwrap_or(i64::MAX);
+        let claimed = store::claim(&mut conn, self.0.node, self.0.lease, limit).await?;
+        drop(conn);
+        futures_util::stream::iter(&claimed)
+            .for_each_concurrent(TAKE_OVERS_AT_ONCE, |claimed| {
+                self.take_over_in_time(claimed)
+            })
+            .await;
+        Ok(claimed.len())
+    }
+
+    async fn take_over_in_time(&self, claimed: &store::Claimed) {
+        for _ in 0..TAKE_OVER_TRIES {
+            let Err(error) = self.take_over(claimed).await else {
+                return;
+            };
+            warn!(meeting.id = %claimed.id, %error, "a meeting could not be read to take it over");
+            tokio::time::sleep(TAKE_OVER_PAUSE).await;
+        }
+        warn!(meeting.id = %claimed.id, "a meeting cannot be taken over; its lease runs out");
     }
 
     async fn take_over(&self, claimed: &store::Claimed) -> Result<(), rooms::Error> {
@@ -1023,8 +1058,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const INBOX: usize = 1024;
 /// Tries to end a meeting's media.
 const CLOSE_TRIES: usize = 50;
-/// Meetings claimed per heartbeat at most.
-const CLAIMS: i64 = 100;
+/// Meetings claimed at once at most: few enough to be read long before their leases run out.
+const CLAIMS: usize = 100;
+/// Of them, meetings that are read at once: joins need connections too.
+const TAKE_OVERS_AT_ONCE: usize = 8;
 /// Tries to read a claimed meeting; Postgres answered a moment ago.
 const TAKE_OVER_TRIES: usize = 5;
 /// Pause between them.

@@ -157,9 +157,12 @@ impl Owner {
                 return Err(commit::Error::Fenced);
             }
             self.unplug();
-            if self.step.is_none() {
+            while self.step.is_none() {
                 self.book.collect_due(clock.now());
                 self.decide();
+                if self.book.is_idle() {
+                    break;
+                }
             }
             let next_due = self.book.state().deadlines().into_values().min();
             let (inbox, step) = (&mut self.inbox, &mut self.step);
