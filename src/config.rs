@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Arg, CommandFactory};
 use secrecy::SecretString;
 
-use crate::{apps, db, http, mail, meetings, sfu, webhooks};
+use crate::{apps, cli::roles, db, http, mail, meetings, sfu, webhooks};
 
 /// Every setting of the server.
 #[derive(clap::Args, Clone, Debug)]
@@ -16,6 +16,9 @@ pub struct Config {
     /// Where the settings that the whole process shares stand.
     #[command(flatten)]
     pub storage: Storage,
+    /// What the process does.
+    #[command(flatten)]
+    pub roles: roles::Config,
     /// Of the HTTP server.
     #[command(flatten)]
     pub http: http::Config,

@@ -8,6 +8,7 @@ mod migrate;
 pub mod node;
 mod openapi;
 mod rewrap;
+pub mod roles;
 mod room;
 mod serve;
 mod storage;

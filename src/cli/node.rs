@@ -71,7 +71,13 @@ impl Node {
             default_app,
             listener,
         } = parts;
-        let (sfu, media_events) = Sfu::start(&config.sfu)?;
+        let roles = config.roles.roles;
+        let (sfu, media_events) = if roles.meetings {
+            let (sfu, events) = Sfu::start(&config.sfu)?;
+            (sfu, Some(events))
+        } else {
+            (Sfu::none()?, None)
+        };
         let wake = Arc::new(Notify::new());
         let id = NodeId::new(clock.now(), &mut rand::rng());
         let meetings = Meetings::new(
@@ -125,7 +131,18 @@ impl Node {
         let (ready, stopping) = (shared.ready.clone(), shared.stopping.clone());
         let certificate = config.http.tls.certificate()?;
         let tls = certificate.as_ref().map(http::Certificate::server_config);
-        let server = http::serve(listener, shared, &config.http.server, tls.transpose()?)?;
+        let routes = if roles.meetings {
+            http::Routes::All
+        } else {
+            http::Routes::Monitoring
+        };
+        let server = http::serve(
+            listener,
+            routes,
+            shared,
+            &config.http.server,
+            tls.transpose()?,
+        )?;
         let http = server.handle();
 
         let (tasks, stop_jobs) = (TaskTracker::new(), CancellationToken::new());
@@ -133,14 +150,18 @@ impl Node {
         if let Some(certificate) = certificate {
             tasks.spawn(certificate.follow(clock.clone(), stop_jobs.clone()));
         }
-        tasks.spawn(Arc::new(dispatcher).run(stop_jobs.clone()));
-        tasks.spawn(mail.run(stop_jobs.clone()));
-        tasks.spawn(keyring.clone().run(stop_jobs.clone()));
-        tasks.spawn(Retention::new(db.clone(), clock.clone()).run(stop_jobs.clone()));
-        tasks.spawn(room_deadlines(db, clock, meetings.clone()).run(stop_jobs.clone()));
-        tasks.spawn(carry_media_events(media_events, meetings.clone()));
-        let keeper = meetings.clone();
-        tasks.spawn(async move { keeper.run().await });
+        if roles.jobs {
+            tasks.spawn(Arc::new(dispatcher).run(stop_jobs.clone()));
+            tasks.spawn(mail.run(stop_jobs.clone()));
+            tasks.spawn(Retention::new(db.clone(), clock.clone()).run(stop_jobs.clone()));
+            tasks.spawn(room_deadlines(db, clock, meetings.clone()).run(stop_jobs.clone()));
+        }
+        if let Some(events) = media_events {
+            tasks.spawn(keyring.clone().run(stop_jobs.clone()));
+            tasks.spawn(carry_media_events(events, meetings.clone()));
+            let keeper = meetings.clone();
+            tasks.spawn(async move { keeper.run().await });
+        }
         ready.store(true, Relaxed);
         Ok(Self {
             meetings,

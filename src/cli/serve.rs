@@ -46,7 +46,13 @@ pub async fn run(Args { config }: Args) -> anyhow::Result<()> {
     // Bound first, so that a second server stops before it touches anything.
     let listener = TcpListener::bind(config.http.bind)
         .with_context(|| format!("PLENUM_BIND: {} cannot be listened on", config.http.bind))?;
-    let Some(opened) = Opened::open_alone(&config.storage, &told_to_stop).await? else {
+    let opened = if config.roles.roles.meetings {
+        Opened::open_alone(&config.storage, &told_to_stop).await?
+    } else {
+        let open = Opened::open_beside(&config.storage);
+        told_to_stop.run_until_cancelled(open).await.transpose()?
+    };
+    let Some(opened) = opened else {
         info!("stopped before the start was through");
         return Ok(());
     };
@@ -75,7 +81,12 @@ async fn serve(
     sampled?;
     let mut conn = db.system().await?;
     let master_key = Arc::new(storage::master_key(&config.storage, &mut conn).await?);
-    let (default_app, made) = first_apps(config, &mut conn, &clock, &master_key).await?;
+    let holds_meetings = config.roles.roles.meetings;
+    let (default_app, made) = if holds_meetings {
+        first_apps(config, &mut conn, &clock, &master_key).await?
+    } else {
+        (None, None)
+    };
     let default_app = match &config.apps.default_app {
         Some(name) => Some(named(name, &mut conn).await?),
         None => default_app,
@@ -94,17 +105,22 @@ async fn serve(
             listener,
         },
     )?;
-    let control = Control::serve(&config.storage.data_dir, node.keyring());
-    let control = control.inspect_err(|error| {
-        let error = format_args!("{error:#}");
-        warn!(%error, "no control socket: what commands change counts here within a second, and not at once");
-    });
-    tell(greeting(&url, made.as_ref()));
+    let control = if holds_meetings {
+        let control = Control::serve(&config.storage.data_dir, node.keyring());
+        let control = control.inspect_err(|error| {
+            let error = format_args!("{error:#}");
+            warn!(%error, "no control socket: what commands change counts here within a second, and not at once");
+        });
+        tell(greeting(&url, made.as_ref()));
+        control.ok()
+    } else {
+        None
+    };
     info!(%url, "ready");
     told_to_stop.cancelled().await;
     info!("stopping");
     node.stop().await;
-    if let Ok(control) = control
+    if let Some(control) = control
         && let Err(error) = control.stop().await
     {
         warn!(%error, "the control socket is left");

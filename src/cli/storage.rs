@@ -69,6 +69,16 @@ impl Opened {
         }
     }
 
+    /// As [`Opened::open_alone`], for a process that works beside the server: it starts no private cluster of its own.
+    pub async fn open_beside(storage: &Storage) -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            storage.db.database_url.is_some() || Cluster::running(&storage.data_dir).is_some(),
+            "PLENUM_ROLES without api and media needs a database to work on: give DATABASE_URL, or the PLENUM_DATA_DIR \
+             of a server that runs on this machine"
+        );
+        Self::open(storage).await
+    }
+
     /// The database as it is, for a command that only looks: `None` where there is none yet, and none is made.
     pub async fn look(storage: &Storage) -> anyhow::Result<Option<Self>> {
         if storage.db.database_url.is_none() && !Cluster::exists(&storage.data_dir) {

@@ -28,8 +28,13 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use self::{
-    health::Figures, limits::Limits, metrics::Metrics, openapi::document, server::serve,
-    tls::Certificate, v1::rooms::ShownRooms,
+    health::Figures,
+    limits::Limits,
+    metrics::Metrics,
+    openapi::document,
+    server::{Routes, serve},
+    tls::Certificate,
+    v1::rooms::ShownRooms,
 };
 use crate::{
     apps::{App, Keyring},

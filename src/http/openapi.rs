@@ -102,6 +102,12 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(v1::webhooks::get_delivery)
         .service(v1::webhooks::resend_delivery)
         .service(v1::webhooks::resend_deliveries)
+        .configure(monitoring);
+}
+
+/// Those of them that tell how the server is.
+pub(super) fn monitoring(config: &mut ServiceConfig) {
+    config
         .service(health::health)
         .service(health::ready)
         .service(metrics::metrics);

@@ -13,7 +13,7 @@ use actix_web::{
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::{Compress, Next, NormalizePath, from_fn},
-    web::{Data, PathConfig, Payload, QueryConfig},
+    web::{Data, PathConfig, Payload, QueryConfig, ServiceConfig},
 };
 use clap::value_parser;
 use futures_util::FutureExt;
@@ -92,9 +92,19 @@ pub fn request_id() -> String {
     REQUEST_ID.try_with(Clone::clone).unwrap_or_default()
 }
 
-/// Serves HTTP on `listener`, or with `tls` HTTPS. The server runs until it is stopped by its handle.
+/// What a server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routes {
+    /// All there is.
+    All,
+    /// `/health`, `/ready` and `/metrics`.
+    Monitoring,
+}
+
+/// Serves `routes` by HTTP on `listener`, or with `tls` by HTTPS. The server runs until it is stopped by its handle.
 pub fn serve(
     listener: TcpListener,
+    routes: Routes,
     shared: Shared,
     config: &Config,
     tls: Option<ServerConfig>,
@@ -110,19 +120,16 @@ pub fn serve(
             .app_data(reading)
             .into_utoipa_app()
             .openapi(openapi::document())
-            .configure(openapi::routes)
-            .map(|app| {
-                app.service(
-                    SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", openapi::document()),
-                )
+            .configure(match routes {
+                Routes::All => openapi::routes,
+                Routes::Monitoring => openapi::monitoring,
             })
             .into_app()
-            .service(docs)
-            .service(socket)
-            .configure(compat::mikromeet::routes)
-            .service(page::asset)
-            .service(page::room_page)
-            .configure(methods::others(&openapi::document()))
+            .configure(|config| {
+                if routes == Routes::All {
+                    undocumented(config);
+                }
+            })
             .default_service(actix_web::web::to(nothing_here))
             .app_data(PathConfig::default().error_handler(|_, _| ApiError::room_not_found().into()))
             .app_data(QueryConfig::default().error_handler(|_, _| {
@@ -153,6 +160,18 @@ pub fn serve(
         Some(tls) => server.listen_rustls_0_23(listener, tls)?,
     };
     Ok(server.run())
+}
+
+/// What the API's description does not have.
+fn undocumented(config: &mut ServiceConfig) {
+    config
+        .service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", openapi::document()))
+        .service(docs)
+        .service(socket)
+        .configure(compat::mikromeet::routes)
+        .service(page::asset)
+        .service(page::room_page)
+        .configure(methods::others(&openapi::document()));
 }
 
 /// What every request passes through: its id, its span, its line in the log, and the headers of every answer. HEAD is

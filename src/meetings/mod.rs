@@ -676,23 +676,7 @@ impl Meetings {
             // Archived this moment, or run by another node, which may have died: its meeting is claimed within seconds.
             return Err(Refusal::TryAgain);
         }
-        let state = State {
-            id: meeting,
-            status: Status::Open,
-            room: room.clone(),
-            participants: Vec::new(),
-            blocked: Arc::default(),
-            waiting: Vec::new(),
-            locked: None,
-            extended_by: TimeDelta::zero(),
-            participant_count: 0,
-            max_concurrent: 0,
-            created_at: now,
-            started_at: None,
-            empty_since: Some(now),
-            last_at: now,
-            next_seq: 1,
-        };
+        let state = State::open(meeting, room.clone(), now);
         Ok(self.0.own(lease, (state, None), None))
     }
 

@@ -221,6 +221,27 @@ pub struct ShownChange {
 }
 
 impl State {
+    /// A meeting that is opened at `now`, which nobody has joined yet.
+    pub fn open(id: MeetingId, room: Room, now: DateTime<Utc>) -> Self {
+        Self {
+            id,
+            status: Status::Open,
+            room,
+            participants: Vec::new(),
+            blocked: Arc::default(),
+            waiting: Vec::new(),
+            locked: None,
+            extended_by: TimeDelta::zero(),
+            participant_count: 0,
+            max_concurrent: 0,
+            created_at: now,
+            started_at: None,
+            empty_since: Some(now),
+            last_at: now,
+            next_seq: 1,
+        }
+    }
+
     /// The participant with this id, if they are in.
     pub fn find(&self, id: ParticipantId) -> Option<&Participant> {
         self.participants

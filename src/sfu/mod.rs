@@ -311,6 +311,23 @@ impl Sfu {
         ))
     }
 
+    /// A media plane that takes nothing: for a process that carries no media.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no file descriptor.
+    pub fn none() -> io::Result<Self> {
+        let (orders, _) = mpsc::channel(1);
+        let shared = Shared {
+            orders,
+            bell: Bell::new()?,
+            thread: Mutex::new(None),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
     /// Tells the media plane to do something. Returns at once; an offer is checked here, so that a bad one costs the
     /// worker nothing.
     ///

@@ -239,17 +239,7 @@ impl TestApp {
 
     /// A signaling socket that is in no room.
     pub async fn socket(&self) -> Client {
-        let (socket, _) = soon(
-            "a socket",
-            tokio_tungstenite::connect_async(format!("ws://{}/ws", self.address)),
-        )
-        .await
-        .unwrap();
-        Client {
-            socket,
-            id: String::new(),
-            resume_token: None,
-        }
+        Client::connect(&self.address).await.unwrap()
     }
 
     /// A signaling socket of a browser.
@@ -437,6 +427,17 @@ pub struct Client {
 }
 
 impl Client {
+    /// A signaling socket of the server at `address` that is in no room.
+    pub async fn connect(address: &str) -> tungstenite::Result<Self> {
+        let url = format!("ws://{address}/ws");
+        let (socket, _) = soon("a socket", Box::pin(tokio_tungstenite::connect_async(url))).await?;
+        Ok(Self {
+            socket,
+            id: String::new(),
+            resume_token: None,
+        })
+    }
+
     pub async fn send(&mut self, frame: Value) {
         self.send_text(&frame.to_string()).await;
     }

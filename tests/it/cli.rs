@@ -150,6 +150,8 @@ fn a_wrong_setting_stops_the_start_with_one_line_that_names_it_and_says_what_wou
             "70000 is not in 0..=65535",
         ),
         ("PLENUM_WEBHOOK_TIMEOUT", "10", "time unit needed"),
+        ("PLENUM_ROLES", "api,jobs", "api and media go together"),
+        ("PLENUM_ROLES", "work", "must be of api, media and jobs"),
         (
             "PLENUM_ALLOW_PRIVATE_WEBHOOKS",
             "perhaps",

@@ -20,6 +20,7 @@ mod ops;
 mod privacy;
 mod python;
 mod receiver;
+mod roles;
 mod rooms;
 mod sealed;
 mod secrets;

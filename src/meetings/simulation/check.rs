@@ -173,7 +173,6 @@ impl Check<'_> {
             );
             self.in_time(&course, entry);
             match &entry.kind {
-                Kind::MeetingStarted => {}
                 Kind::ParticipantJoined(stay) => {
                     stays += 1;
                     let known = course
@@ -230,6 +229,8 @@ impl Check<'_> {
                     });
                     self.meeting_ended(&course, entry, reason);
                 }
+                // What else is told concerns nobody who is in.
+                _ => {}
             }
             course.last_at = course.last_at.max(entry.at);
             course.committed = entry.committed;

@@ -124,11 +124,13 @@ impl Log {
         });
         let row = row.ok_or(commit::Error::Fenced)?;
         let events = commit::events(change, rng).into_iter();
-        row.events.extend(events.map(|event| Entry {
-            committed: now,
-            seq: event.seq,
-            at: event.at,
-            kind: event.kind,
+        row.events.extend(events.filter_map(|event| {
+            Some(Entry {
+                committed: now,
+                seq: event.seq?,
+                at: event.at,
+                kind: event.kind,
+            })
         }));
         row.usage.extend(commit::stays(change));
         let (moved, gone) = commit::moves(change);

@@ -19,7 +19,8 @@ use crate::{
     id::{BatchId, MeetingId, NodeId, ParticipantId},
     meetings::{
         Command, Connection, Decision, Effect, EndReason, Input, LeaveReason, Outbox, Refusal,
-        Speaker, State, Status, admission,
+        Speaker, State,
+        admission::{self, Applicant},
         book::{Ask, Book, Decided},
         commit,
         owner::{Envelope, Lease, Sender, inside},
@@ -497,8 +498,8 @@ impl<'a> Run<'a> {
             return Err(Refusal::ResumeFailed);
         }
         let (now, room) = (self.now, self.log.room.clone());
-        let grant = self.script.visits[visit].grant.as_ref();
-        admission::check(&room, grant, 0, now)?;
+        let request = self.script.visits[visit].request(visit, 0, &room);
+        admission::check(&room, &Applicant::from(&request), None, now)?;
         let meeting = MeetingId::new(now, &mut self.rng);
         self.epochs += 1000;
         let lease = Lease {
@@ -507,18 +508,7 @@ impl<'a> Run<'a> {
             node: self.node_id(node),
             epoch: self.epochs,
         };
-        let state = State {
-            id: meeting,
-            status: Status::Open,
-            room,
-            participants: Vec::new(),
-            participant_count: 0,
-            created_at: now,
-            started_at: None,
-            empty_since: Some(now),
-            last_at: now,
-            next_seq: 1,
-        };
+        let state = State::open(meeting, room, now);
         self.log.open(lease, state.clone());
         self.own(node, lease, Book::new(lease, (state, None), None));
         Ok(self.owners.len() - 1)
@@ -866,7 +856,9 @@ impl<'a> Run<'a> {
             return;
         };
         match refusal {
-            Refusal::TryAgain | Refusal::MeetingEnded => self.try_again(visit),
+            Refusal::TryAgain | Refusal::MeetingEnded | Refusal::RoomChanged => {
+                self.try_again(visit)
+            }
             Refusal::ResumeFailed => {
                 person.was = None;
                 self.try_again(visit);
