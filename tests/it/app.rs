@@ -464,6 +464,23 @@ impl Client {
         }
     }
 
+    /// The next frame of a socket that may break; `None` once it has.
+    pub async fn try_next(&mut self) -> Option<Value> {
+        loop {
+            match self.socket.next().await? {
+                Ok(Message::Text(text)) => return serde_json::from_str(&text).ok(),
+                Ok(Message::Close(_)) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Sends on a socket that may break; `None` once it has.
+    pub async fn try_send(&mut self, frame: &Value) -> Option<()> {
+        let message = Message::text(frame.to_string());
+        self.socket.send(message).await.ok()
+    }
+
     /// The next frame, which is of this type.
     pub async fn expect(&mut self, kind: &str) -> Value {
         let frame = self

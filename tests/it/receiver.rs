@@ -184,7 +184,7 @@ async fn serve(shared: Arc<Shared>, socket: TcpStream) {
     let _ = socket.write_all(head.as_bytes()).await; // who asked may have gone
 }
 
-async fn read(socket: &mut BufReader<TcpStream>) -> Option<Request> {
+pub async fn read(socket: &mut BufReader<TcpStream>) -> Option<Request> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
