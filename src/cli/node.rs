@@ -202,6 +202,7 @@ fn room_deadlines(db: Db, clock: Clock, meetings: Meetings) -> deadlines::Rooms 
             let mut tx = db.begin(due.app).await?;
             let taken = match due.kind {
                 deadlines::Kind::RoomExpires => rooms::expire(&mut tx, &due, &mut rng).await?,
+                deadlines::Kind::RoomUnused => rooms::remove_unused(&mut tx, &due).await?,
                 kind => anyhow::bail!("{kind:?} is no deadline of a room"),
             };
             tx.commit().await?;
@@ -224,11 +225,22 @@ async fn carry_media_events(mut events: mpsc::Receiver<sfu::Event>, meetings: Me
             } => {
                 meetings.tell_slots(meeting, peer, slots.into()).await;
             }
-            // The socket decides who is in a meeting; of media that comes and goes, the slots tell.
-            sfu::Event::Connected { .. }
-            | sfu::Event::Lost { .. }
-            | sfu::Event::Published { .. }
-            | sfu::Event::Unpublished { .. } => debug!(?event, "media"),
+            sfu::Event::Published {
+                meeting,
+                peer,
+                source,
+            } => {
+                meetings.tell_published(meeting, peer, source, true).await;
+            }
+            sfu::Event::Unpublished {
+                meeting,
+                peer,
+                source,
+            } => {
+                meetings.tell_published(meeting, peer, source, false).await;
+            }
+            // The socket decides who is in a meeting.
+            sfu::Event::Connected { .. } | sfu::Event::Lost { .. } => debug!(?event, "media"),
         }
     }
 }

@@ -24,8 +24,20 @@ pub enum Kind {
     ParticipantTimeUp,
     /// A participant's token expires, and has `ejectAtTokenExp`.
     TokenExpires,
-    /// 10 s after the last participant left.
+    /// The room is to be removed: it has expired with `deleteOnExp`, or it is anonymous and was not used for a day.
+    RoomUnused,
+    /// `meetingDurationSec` after the first join.
+    MeetingTimeUp,
+    /// `endMeetingAfterNoActivityInSec` after somebody shared.
+    NoActivity,
+    /// `emptyTimeoutSec` after a call opened the meeting.
+    NeverJoined,
+    /// `endWhenEmptyAfterSec` after the last participant left.
     Empty,
+    /// `endWhenOneLeftAfterSec` after one was alone.
+    OneLeft,
+    /// 5 min and 1 min before people are put out. Never stored.
+    Warning,
     /// 30 s after a participant's connection was lost.
     Resume,
     /// 10 minutes after somebody asked to be let in.
@@ -39,7 +51,13 @@ impl Kind {
             Self::RoomExpires => "roomExpires",
             Self::ParticipantTimeUp => "participantTimeUp",
             Self::TokenExpires => "tokenExpires",
+            Self::RoomUnused => "roomUnused",
+            Self::MeetingTimeUp => "meetingTimeUp",
+            Self::NoActivity => "noActivity",
+            Self::NeverJoined => "neverJoined",
             Self::Empty => "empty",
+            Self::OneLeft => "oneLeft",
+            Self::Warning => "warning",
             Self::Resume => "resume",
             Self::Knock => "knock",
         }

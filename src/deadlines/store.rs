@@ -95,7 +95,8 @@ pub async fn due_of_rooms(
 ) -> sqlx::Result<Vec<Due>> {
     let rows = sqlx::query!(
         r#"select app_id, kind as "kind: Kind", subject as "subject: Subject", due_at as "due_at!", version
-           from deadlines where meeting_id is null and kind = 'roomExpires' and due_at <= $1 order by due_at limit $2"#,
+           from deadlines where meeting_id is null and kind in ('roomExpires', 'roomUnused') and due_at <= $1
+           order by due_at limit $2"#,
         now,
         limit,
     )
@@ -114,7 +115,8 @@ pub async fn due_of_rooms(
 /// When the next deadline of a room is due.
 pub async fn next_of_rooms(conn: &mut System) -> sqlx::Result<Option<DateTime<Utc>>> {
     sqlx::query_scalar!(
-        "select min(due_at) from deadlines where meeting_id is null and kind = 'roomExpires' and due_at is not null"
+        "select min(due_at) from deadlines
+         where meeting_id is null and kind in ('roomExpires', 'roomUnused') and due_at is not null"
     )
     .fetch_one(&mut **conn)
     .await

@@ -265,6 +265,7 @@ impl From<rooms::Error> for ApiError {
                 error.to_string(),
             ),
             rooms::Error::Contradictions(found) => Self::contradictions(found),
+            rooms::Error::Expired => Self::new(StatusCode::GONE, "ROOM_EXPIRED", error.to_string()),
             rooms::Error::Changed => Self::new(
                 StatusCode::PRECONDITION_FAILED,
                 "ROOM_CHANGED",
@@ -378,6 +379,7 @@ impl From<Refusal> for ApiError {
             | Refusal::TokenNotYetValid
             | Refusal::InvalidPassword { .. }
             | Refusal::RoomNotOpen { .. }
+            | Refusal::MeetingNotOpen
             | Refusal::Ejected
             | Refusal::Unauthorized(_)
             | Refusal::RoomLocked => StatusCode::FORBIDDEN,

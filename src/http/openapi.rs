@@ -88,6 +88,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         .service(v1::meetings::list_present)
         .service(v1::meetings::get_participant)
         .service(v1::users::erase_user)
+        .service(v1::rooms::start_meeting)
         .service(v1::tokens::create_token)
         .service(v1::tokens::validate_token)
         .service(v1::webhooks::create_webhook)
@@ -195,6 +196,7 @@ fn example(description: &str) -> Option<Value> {
         "WEBHOOK_DISABLED" => webhooks::Error::Disabled.into(),
         "NO_LIVE_MEETING" => Denial::MeetingEnded.into(),
         "TARGET_NOT_FOUND" => Denial::TargetNotFound.into(),
+        "ROOM_EXPIRED" => rooms::Error::Expired.into(),
         "ROOM_CHANGED" => rooms::Error::Changed.into(),
         "IDEMPOTENCY_KEY_REUSED" => ApiError::idempotency_key_reused(),
         "TOKEN_INVALID" => tokens::Error::Invalid.into(),

@@ -29,6 +29,9 @@ pub enum Refusal {
     /// The room is private.
     #[error("This room is private. Open the personal link that you were sent.")]
     TokenRequired,
+    /// The room's meetings are opened by calls, and none is.
+    #[error("This meeting has not been opened yet. Try again when the host has opened it.")]
+    MeetingNotOpen,
     /// The token is none, or not for this room.
     #[error("Your personal link is not valid for this room. Ask whoever sent it for a new one.")]
     TokenInvalid,
@@ -160,6 +163,7 @@ impl Refusal {
             Self::RoomNotFound => "ROOM_NOT_FOUND",
             Self::RoomNotOpen { .. } => "ROOM_NOT_OPEN",
             Self::RoomExpired => "ROOM_EXPIRED",
+            Self::MeetingNotOpen => "MEETING_NOT_OPEN",
             Self::TokenRequired => "TOKEN_REQUIRED",
             Self::TokenInvalid => "TOKEN_INVALID",
             Self::TokenExpired => "TOKEN_EXPIRED",
@@ -196,6 +200,7 @@ impl Refusal {
         match self {
             Self::RoomNotOpen { .. }
             | Self::RoomExpired
+            | Self::MeetingNotOpen
             | Self::TokenRequired
             | Self::TokenInvalid
             | Self::TokenExpired
@@ -563,6 +568,8 @@ mod tests {
             connection: Connection(number.into()),
             shown: Shown::default(),
             permissions: Permissions::new(),
+            sharing: super::super::Sharing::default(),
+            warned: Vec::new(),
         }
     }
 
@@ -615,6 +622,10 @@ mod tests {
                 created_at: now(),
                 started_at: Some(now()),
                 empty_since: None,
+                one_left_since: None,
+                last_shared_at: None,
+                ruled_at: now(),
+                warned: Vec::new(),
                 last_at: now(),
                 next_seq: 1,
             }

@@ -35,6 +35,8 @@ pub struct Book {
     away: bool,
     /// How often in a row it answered, and refused.
     refusals: u32,
+    /// Whether also to store that nobody shares any more.
+    settles: bool,
 }
 
 /// A transaction.
@@ -77,6 +79,7 @@ impl Book {
             doubt: None,
             away: false,
             refusals: 0,
+            settles: false,
         }
     }
 
@@ -125,18 +128,12 @@ impl Book {
 
     /// Puts what is due before what waits, the oldest first. What a takeover says of the meeting stays before all.
     pub fn collect_due(&mut self, now: DateTime<Utc>) {
-        let mut due: Vec<_> = self
-            .state
-            .deadlines()
-            .into_iter()
-            .filter(|(_, due)| *due <= now)
-            .collect();
-        due.sort_by_key(|(_, due)| *due);
+        let due = self.state.due(now);
         let claimed = self
             .waiting
             .front()
             .is_some_and(|first| matches!(first.input, Input::Claimed { .. }));
-        for (key, _) in due.into_iter().rev() {
+        for key in due.into_iter().rev() {
             self.waiting
                 .insert(usize::from(claimed), inside(Input::Due(key)));
         }
@@ -147,6 +144,10 @@ impl Book {
     pub fn decide(&mut self, now: DateTime<Utc>, batch: BatchId) -> (Vec<Decided>, Option<Change>) {
         if self.away {
             return (self.go_on_without_postgres(now), None);
+        }
+        let settles = std::mem::take(&mut self.settles);
+        if self.waiting.is_empty() && !self.is_activity_stale(settles) {
+            return (Vec::new(), None);
         }
         let mut draft = self.state.clone();
         let mut decided: Vec<Decided> = Vec::new();
@@ -162,12 +163,28 @@ impl Book {
             }
             decided.push((envelope, outcome));
         }
-        if stored(&decided).next().is_some() || commands(&decided).next().is_some() {
+        if stored(&decided).next().is_some()
+            || commands(&decided).next().is_some()
+            || self.is_activity_stale(settles)
+        {
             (Vec::new(), Some(self.save(draft, decided, batch)))
         } else {
             self.state = draft;
             (decided, None)
         }
+    }
+
+    /// Has it stored with the next decision that nobody shares any more. By itself that is not: whoever mutes and unmutes would
+    /// cause a transaction each time.
+    pub fn settle(&mut self) {
+        self.settles = true;
+    }
+
+    /// Whether what is stored would let whoever takes the meeting over end it too early, or where it `settles`, too late.
+    fn is_activity_stale(&self, settles: bool) -> bool {
+        let [stored, known] = [&self.saved, &self.state]
+            .map(|state| state.quiet_since().filter(|_| state.minds_quiet()));
+        stored != known && (stored.is_some() || settles)
     }
 
     /// Begins to store `unsaved` and what was decided, which together make the meeting `after`.
@@ -240,15 +257,16 @@ impl Book {
         (self.away, self.refusals) = (false, 0);
         self.unsaved.drain(..saving.unsaved);
         self.saved_batch = Some(saving.batch);
-        // What was decided meanwhile stored nothing, so it is in `state` alone: devices, and without Postgres connections.
+        // What was decided meanwhile stored nothing, so it is in `state` alone: devices, and without Postgres connections and
+        // warnings.
         let mut state = saving.after.clone();
         self.unsaved
             .iter()
             .for_each(|fact| fact::apply(&mut state, fact));
-        for participant in &mut state.participants {
-            if let Some(known) = self.state.find(participant.id) {
-                participant.shown = known.shown;
-                if saving.decided.is_empty() {
+        state.keep_unstored(&self.state);
+        if saving.decided.is_empty() {
+            for participant in &mut state.participants {
+                if let Some(known) = self.state.find(participant.id) {
                     participant.connection = known.connection;
                 }
             }

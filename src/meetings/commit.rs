@@ -13,6 +13,7 @@ use crate::{
     db::{self, Db},
     deadlines::{self, Key},
     id::{BatchId, EventId},
+    rooms,
     usage::{self, Stay},
     webhooks,
 };
@@ -131,14 +132,18 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
             Fact::Started { .. }
             | Fact::Ended { .. }
             | Fact::Abandoned { .. }
+            | Fact::OneLeft { .. }
             | Fact::Showed { .. }
+            | Fact::Shares { .. }
+            | Fact::Active { .. }
+            | Fact::Warned { .. }
             | Fact::Connected(_)
             | Fact::Knocked(_)
             | Fact::WaitsNoMore { .. }
             // With the meeting's row.
             | Fact::Locked(_)
             | Fact::Extended(_)
-            | Fact::Ruled(_) => {}
+            | Fact::Ruled { .. } => {}
         }
     }
     let erased = store::close(conn, lease, &left).await?;
@@ -157,7 +162,8 @@ async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> 
             None => store::obeyed(conn, lease, *command).await?,
         }
     }
-    if ended.is_some() {
+    if let Some((at, _)) = ended {
+        rooms::meeting_ended(conn, lease.app, after.room.id, at).await?;
         store::forget_commands(conn, lease).await?;
         store::forget_blocks(conn, lease).await?;
         deadlines::forget(conn, lease.app, lease.meeting).await?;
@@ -260,7 +266,8 @@ fn event(after: &State, fact: &Fact) -> Option<(DateTime<Utc>, webhooks::Kind)> 
             Some((*at, kind))
         }
         Fact::Ended { at, reason } => {
-            let started_at = after.started_at.unwrap_or(after.created_at);
+            // One that nobody joined has not lasted.
+            let started_at = after.started_at.unwrap_or(*at);
             let kind = webhooks::Kind::MeetingEnded {
                 duration_sec: (at.timestamp() - started_at.timestamp()).max(0),
                 participant_count: after.participant_count.into(),
@@ -288,8 +295,12 @@ fn event(after: &State, fact: &Fact) -> Option<(DateTime<Utc>, webhooks::Kind)> 
         | Fact::WentAway { .. }
         | Fact::CameBack { .. }
         | Fact::Limited { .. }
+        | Fact::OneLeft { .. }
         | Fact::Showed { .. }
+        | Fact::Shares { .. }
+        | Fact::Active { .. }
+        | Fact::Warned { .. }
         | Fact::Connected(_)
-        | Fact::Ruled(_) => None,
+        | Fact::Ruled { .. } => None,
     }
 }

@@ -11,8 +11,9 @@ mod moderate;
 mod rules;
 mod talk;
 mod waiting;
+mod warnings;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
@@ -107,6 +108,17 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
             let notice = Notice::Slots(slots.clone());
             made.effects.push(Effect::Tell(*participant, notice));
         }
+        Input::Published {
+            participant,
+            source,
+            is_published,
+        } => {
+            let known = state.find(*participant).ok_or(Refusal::NotJoined)?;
+            made.facts.push(Fact::Shares {
+                participant: *participant,
+                sharing: known.sharing.with(*source, *is_published),
+            });
+        }
         Input::Due(key) => deadlines::due(made, state, *key, now),
         Input::End { reason, at } => leave::end(made, state, *at, *reason),
         Input::Rules(room) => rules::change(made, state, room, now),
@@ -115,8 +127,34 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
         }
         Input::Shutdown => leave::shutdown(made, state, now),
     }
+    leave::follow(made, state, now);
     host::hand_over(made, state);
+    note_activity(made, state, now);
     Ok(decision)
+}
+
+impl Decision {
+    /// The meeting once it is so.
+    fn after<'a>(&self, state: &'a State) -> Cow<'a, State> {
+        let mut after = Cow::Borrowed(state);
+        for fact in &self.facts {
+            apply(after.to_mut(), fact);
+        }
+        after
+    }
+}
+
+/// Before it changes who shares: up to now somebody did.
+fn note_activity(decision: &mut Decision, state: &State, now: DateTime<Utc>) {
+    let may_end = decision.facts.iter().any(|fact| {
+        matches!(
+            fact,
+            Fact::Showed { .. } | Fact::Shares { .. } | Fact::Left { .. } | Fact::Ruled { .. }
+        )
+    });
+    if may_end && state.is_shared() {
+        decision.facts.insert(0, Fact::Active { at: now });
+    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    Away, Block, EndReason, LeaveReason, Participant, Permissions, Role, Shown, Speaker, State,
-    Status, Waiting,
+    Away, Block, EndReason, LeaveReason, Participant, Permissions, Role, Sharing, Shown, Speaker,
+    State, Status, Waiting, Warned,
 };
 use crate::{id::ParticipantId, rooms::Room};
 
@@ -52,6 +52,11 @@ pub enum Fact {
     },
     /// Nobody of whom this is known comes in until the meeting ends.
     Blocked(Block),
+    /// One is alone, of several.
+    OneLeft {
+        /// Since when.
+        since: DateTime<Utc>,
+    },
     /// The meeting is over.
     Ended {
         /// When.
@@ -59,7 +64,7 @@ pub enum Fact {
         /// Why.
         reason: EndReason,
     },
-    /// The meeting is over before anybody came in.
+    /// The meeting is over before the join that opened it came about. Nobody is told.
     Abandoned {
         /// When.
         at: DateTime<Utc>,
@@ -91,8 +96,32 @@ pub enum Fact {
         /// What is not as the room has it.
         permissions: Permissions,
     },
+    /// What of a participant's media reaches the others. Not stored.
+    Shares {
+        /// Whose.
+        participant: ParticipantId,
+        /// How it is now.
+        sharing: Sharing,
+    },
+    /// Somebody shared something. Not stored by itself: the owner stores since when nobody does.
+    Active {
+        /// Until then at least.
+        at: DateTime<Utc>,
+    },
+    /// A warning is given. Not stored: after a takeover whoever comes back is warned anew.
+    Warned {
+        /// To one alone, or to all.
+        participant: Option<ParticipantId>,
+        /// Of what.
+        warned: Warned,
+    },
     /// The room's rules are these now. Not stored here: they are the room's.
-    Ruled(Box<Room>),
+    Ruled {
+        /// The room.
+        room: Box<Room>,
+        /// Since when.
+        at: DateTime<Utc>,
+    },
 }
 
 impl Fact {
@@ -112,7 +141,13 @@ impl Fact {
     pub fn is_stored(&self) -> bool {
         !matches!(
             self,
-            Self::Showed { .. } | Self::Connected(_) | Self::WaitsNoMore { .. } | Self::Ruled(_)
+            Self::Showed { .. }
+                | Self::Shares { .. }
+                | Self::Active { .. }
+                | Self::Warned { .. }
+                | Self::Connected(_)
+                | Self::WaitsNoMore { .. }
+                | Self::Ruled { .. }
         )
     }
 }
@@ -130,6 +165,9 @@ pub fn apply(state: &mut State, fact: &Fact) {
             state.participant_count += 1;
             state.max_concurrent = state.max_concurrent.max(state.participants.len());
             state.empty_since = None;
+            if state.participants.len() > 1 {
+                state.one_left_since = None;
+            }
             state.last_at = state.last_at.max(participant.joined_at);
         }
         Fact::WentAway { participant, away } => {
@@ -152,11 +190,13 @@ pub fn apply(state: &mut State, fact: &Fact) {
             state.last_at = state.last_at.max(*at);
             if state.participants.is_empty() {
                 state.empty_since = Some(state.last_at);
+                state.one_left_since = None;
             }
         }
         Fact::Blocked(block) => {
             Arc::make_mut(&mut state.blocked).insert(block.clone());
         }
+        Fact::OneLeft { since } => state.one_left_since = Some(*since),
         Fact::Ended { .. } | Fact::Abandoned { .. } => state.status = Status::Ended,
         Fact::Showed { participant, shown } => {
             state.change(*participant, |known| known.shown = *shown)
@@ -178,7 +218,23 @@ pub fn apply(state: &mut State, fact: &Fact) {
             known.role = *role;
             known.permissions = permissions.clone();
         }),
-        Fact::Ruled(room) => state.room = (**room).clone(),
+        Fact::Shares {
+            participant,
+            sharing,
+        } => state.change(*participant, |known| known.sharing = *sharing),
+        Fact::Active { at } => state.last_shared_at = state.last_shared_at.max(Some(*at)),
+        Fact::Warned {
+            participant: None,
+            warned,
+        } => warned.record(&mut state.warned),
+        Fact::Warned {
+            participant: Some(participant),
+            warned,
+        } => state.change(*participant, |known| warned.record(&mut known.warned)),
+        Fact::Ruled { room, at } => {
+            state.room = (**room).clone();
+            state.ruled_at = *at;
+        }
     }
     if fact.is_announced() {
         state.next_seq += 1;

@@ -88,6 +88,15 @@ pub enum Input {
         /// What.
         action: Action,
     },
+    /// A source of a participant's begins or ceases to reach the SFU.
+    Published {
+        /// Whose.
+        participant: ParticipantId,
+        /// Which.
+        source: sfu::Source,
+        /// Whether it begins.
+        is_published: bool,
+    },
     /// A deadline of this meeting is due.
     Due(Key),
     /// Somebody with the right to it ends the meeting.
@@ -118,7 +127,8 @@ impl Input {
             | Self::Chat { .. }
             | Self::Offer { .. }
             | Self::Answered { .. }
-            | Self::Slots { .. } => true,
+            | Self::Slots { .. }
+            | Self::Published { .. } => true,
             Self::Join(_)
             | Self::Resume { .. }
             | Self::Leave { .. }

@@ -13,6 +13,7 @@ mod fact;
 pub mod history;
 mod input;
 mod notice;
+mod openings;
 mod owner;
 mod reason;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
+use rand::Rng;
 use sqlx::{PgConnection, PgTransaction};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -49,16 +51,19 @@ pub use self::{
     fact::Fact,
     input::{Input, JoinRequest, MediaOffer},
     notice::{ChatMessage, Farewell, Notice, Person, TurnedAway},
+    openings::Opening,
     owner::Outbox,
     reason::{EndReason, LeaveReason},
     state::{
-        Away, Block, Connection, Device, Identity, Participant, ResumeHash, Role, Shown,
-        ShownChange, Speaker, State, Status, Waiting,
+        Away, Block, Connection, Device, Identity, Participant, ResumeHash, Role, Sharing, Shown,
+        ShownChange, Speaker, State, Status, Waiting, Warned,
     },
+    store::Opened,
 };
 use self::{
     admission::Applicant,
     asking::Asking,
+    openings::Openings,
     owner::{Entered, Envelope, Lease, Owner, Sender},
 };
 use crate::{
@@ -66,7 +71,9 @@ use crate::{
     db::Db,
     id::{AppId, BatchId, MeetingId, NodeId, ParticipantId, RoomId},
     rate::{self, Buckets, Limit},
-    rooms::{self, AddressHash, CreatorToken, Password, PasswordHash, Room, RoomName},
+    rooms::{
+        self, AddressHash, CreatorToken, MeetingStart, Password, PasswordHash, Room, RoomName,
+    },
     sealed::MasterKey,
     sfu,
     tokens::{self, TokenText},
@@ -162,6 +169,9 @@ pub struct Context {
     commands: Notify,
     /// Who waits for the answers to commands on this node.
     asked: Mutex<HashMap<i64, oneshot::Sender<Answer>>>,
+    /// Wakes whoever claims meetings that nobody owns.
+    unowned: Notify,
+    openings: Openings,
     live: Mutex<Live>,
     /// Wrong passwords that an address may try in a room.
     wrong_passwords: Buckets<(IpAddr, RoomId)>,
@@ -295,6 +305,23 @@ pub async fn ask(
     }))
 }
 
+/// Opens a meeting in a room that has none, before anybody joins; the one that is open or live, where it has one.
+///
+/// Nobody owns a new one: after the commit, [`Meetings::claim_soon`] changes that at once. In a transaction that holds the room.
+pub async fn open(
+    tx: &mut PgTransaction<'_>,
+    room: &Room,
+    now: DateTime<Utc>,
+    rng: &mut impl Rng,
+) -> sqlx::Result<Opened> {
+    store::open_unowned(tx, room.app_id, MeetingId::new(now, rng), room.id, now).await
+}
+
+/// Whether the room has a meeting that has not ended.
+pub async fn is_running(conn: &mut PgConnection, app: AppId, room: RoomId) -> sqlx::Result<bool> {
+    store::is_running(conn, app, room).await
+}
+
 /// Meetings that are live, and people who are in them, of all apps.
 pub async fn totals(db: &Db) -> sqlx::Result<(i64, i64)> {
     store::totals(&mut db.system().await?).await
@@ -339,6 +366,8 @@ impl Meetings {
             asleep: AtomicU64::new(0),
             commands: Notify::new(),
             asked: Mutex::default(),
+            unowned: Notify::new(),
+            openings: Openings::new(),
             live: Mutex::default(),
             wrong_passwords: Buckets::new(Limit::per_minute("passwords", WRONG_PASSWORDS)),
             announced: Buckets::new(Limit::per_minute("refusals", ANNOUNCED_REFUSALS)),
@@ -468,6 +497,17 @@ impl Meetings {
     /// Makes commands that were just committed happen now rather than at the next poll.
     pub fn wake(&self) {
         self.0.commands.notify_one();
+        self.0.openings.look();
+    }
+
+    /// Has meetings that nobody owns, as one that was just opened by a call, claimed now rather than at the next heartbeat.
+    pub fn claim_soon(&self) {
+        self.0.unowned.notify_one();
+    }
+
+    /// A place among those who wait for a room of `app` to open; `None` where too many wait already.
+    pub fn wait_for_opening(&self, app: AppId, room: RoomName) -> Option<Opening> {
+        self.0.openings.wait(app, room)
     }
 
     /// Tells a meeting's participant what the SFU reports; waits while the meeting is behind.
@@ -477,8 +517,28 @@ impl Meetings {
         participant: ParticipantId,
         slots: Arc<[sfu::SlotView]>,
     ) {
+        self.tell(meeting, Input::Slots { participant, slots })
+            .await;
+    }
+
+    /// Tells a meeting that a participant's media begins or ceases to reach the SFU; waits while the meeting is behind.
+    pub async fn tell_published(
+        &self,
+        meeting: MeetingId,
+        participant: ParticipantId,
+        source: sfu::Source,
+        is_published: bool,
+    ) {
+        let input = Input::Published {
+            participant,
+            source,
+            is_published,
+        };
+        self.tell(meeting, input).await;
+    }
+
+    async fn tell(&self, meeting: MeetingId, input: Input) {
         if let Some(owner) = self.0.owner_of(meeting) {
-            let input = Input::Slots { participant, slots };
             // A meeting that is over has nobody to tell.
             let _ = owner
                 .inbox
@@ -514,7 +574,8 @@ impl Meetings {
                         heartbeat
                     }
                 };
-                tokio::time::sleep(wait).await;
+                // The heartbeat is the path that must be right; the wake only makes it quicker.
+                let _ = tokio::time::timeout(wait, self.0.unowned.notified()).await;
             }
         };
         let carry = async {
@@ -526,10 +587,12 @@ impl Meetings {
                 let _ = tokio::time::timeout(POLL, self.0.commands.notified()).await;
             }
         };
-        let run = futures_util::future::join3::<_, _, _>(
+        let open = self.0.openings.run(&self.0.db, &self.0.clock);
+        let run = futures_util::future::join4::<_, _, _, _>(
             Box::pin(keep),
             Box::pin(claim),
             Box::pin(carry),
+            Box::pin(open),
         );
         stopping.run_until_cancelled(run).await;
     }
@@ -571,6 +634,14 @@ impl Meetings {
         asking.knows(&room, name);
         let now = self.0.clock.now();
         admission::check_time(&room.rules, now)?;
+        if room.rules.meeting_start == MeetingStart::Api
+            && self.0.owner_in(room.id).is_none()
+            && !store::is_running(&mut tx, app, room.id)
+                .await
+                .map_err(try_again)?
+        {
+            return Err(Refusal::MeetingNotOpen);
+        }
         let mut grant = None;
         if let Some(token) = token {
             let claims = tokens::verify(&mut tx, app, token, &self.0.master_key, now).await;
@@ -641,25 +712,45 @@ impl Meetings {
             return Ok(owner.inbox);
         }
         let slot = usize::try_from(self.0.hasher.hash_one(room.id) % 64).unwrap_or_default();
-        let _opening = self.0.opening[slot].lock().await;
+        let opening = self.0.opening[slot].lock().await;
         if let Some(owner) = self.0.owner_in(room.id) {
             return Ok(owner.inbox);
         }
         if self.0.stopping.is_cancelled() || self.0.overslept() {
             return Err(Refusal::TryAgain);
         }
-        let Input::Join(request) = input else {
-            // After a restart it may take a moment until somebody owns the meeting.
-            let running = self.is_running(room).await.map_err(try_again)?;
-            return Err(if running {
-                Refusal::TryAgain
-            } else {
-                Refusal::ResumeFailed
-            });
-        };
+        if let (Input::Join(request), MeetingStart::Join) = (input, room.rules.meeting_start)
+            && let Some(owner) = self.begin(room, request).await?
+        {
+            return Ok(owner);
+        }
+        if let Some(owner) = self.adopt(room).await.map_err(try_again)? {
+            return Ok(owner);
+        }
+        drop(opening);
+        match (self.owner_node(room).await.map_err(try_again)?, input) {
+            // Claimed a moment ago.
+            (Some(Some(node)), _) if node == self.0.node => self.arriving(room.id).await,
+            // Run by another node, which may have died: its meeting is claimed within seconds.
+            (Some(_), _) => Err(Refusal::TryAgain),
+            (None, Input::Join(_)) => match room.rules.meeting_start {
+                MeetingStart::Api => Err(Refusal::MeetingNotOpen),
+                // Archived this moment.
+                MeetingStart::Join => Err(Refusal::TryAgain),
+            },
+            (None, _) => Err(Refusal::ResumeFailed),
+        }
+    }
+
+    /// Opens a meeting for the join that is on its way; `None` where the room has one already, or is gone.
+    async fn begin(
+        &self,
+        room: &Room,
+        request: &JoinRequest,
+    ) -> Result<Option<mpsc::Sender<Envelope>>, Refusal> {
         // Nobody is in: what speaks against a join is known before a meeting is opened for it.
         let now = self.0.clock.now();
-        admission::check(room, &Applicant::from(&**request), None, now)?;
+        admission::check(room, &Applicant::from(request), None, now)?;
         let meeting = MeetingId::new(now, &mut rand::rng());
         let lease = Lease {
             app: room.app_id,
@@ -673,16 +764,45 @@ impl Meetings {
             opened => opened.map_err(try_again)?,
         };
         if !opened {
-            // Archived this moment, or run by another node, which may have died: its meeting is claimed within seconds.
-            return Err(Refusal::TryAgain);
+            return Ok(None);
         }
         let state = State::open(meeting, room.clone(), now);
-        Ok(self.0.own(lease, (state, None), None))
+        Ok(Some(self.0.own(lease, (state, None), None)))
     }
 
-    async fn is_running(&self, room: &Room) -> Result<bool, rooms::Error> {
+    /// Goes on with the room's meeting if nobody owns it, as after a call has opened it; the way to its owner.
+    async fn adopt(&self, room: &Room) -> Result<Option<mpsc::Sender<Envelope>>, rooms::Error> {
+        let (meetings, app, room) = (self.clone(), room.app_id, room.id);
+        let adopt = async move {
+            let Context {
+                db, node, lease, ..
+            } = &*meetings.0;
+            let mut tx = db.begin(app).await?;
+            let claimed = store::claim_unowned(&mut tx, *node, app, room, *lease).await?;
+            tx.commit().await?;
+            match claimed {
+                Some(claimed) => meetings.take_over(&claimed).await,
+                None => Ok(None),
+            }
+        };
+        self.0.to_the_end(adopt).await.unwrap_or(Ok(None))
+    }
+
+    /// The way to the owner of a meeting that this node has claimed, and is reading.
+    async fn arriving(&self, room: RoomId) -> Result<mpsc::Sender<Envelope>, Refusal> {
+        for _ in 0..ARRIVAL_TRIES {
+            tokio::time::sleep(ARRIVAL_PAUSE).await;
+            if let Some(owner) = self.0.owner_in(room) {
+                return Ok(owner.inbox);
+            }
+        }
+        Err(Refusal::TryAgain)
+    }
+
+    /// Whether the room has a meeting that has not ended, and which node owns it.
+    async fn owner_node(&self, room: &Room) -> Result<Option<Option<NodeId>>, rooms::Error> {
         let mut tx = self.0.db.begin(room.app_id).await?;
-        Ok(store::is_running(&mut tx, room.app_id, room.id).await?)
+        Ok(store::owner_node(&mut tx, room.app_id, room.id).await?)
     }
 
     async fn open(
@@ -728,6 +848,12 @@ impl Meetings {
 
     /// Claims some of the meetings that nobody owns, and takes them over; returns how many there were.
     async fn claim(&self) -> sqlx::Result<usize> {
+        let meetings = self.clone();
+        let claim = async move { meetings.claim_now().await };
+        self.0.to_the_end(claim).await.unwrap_or(Ok(0))
+    }
+
+    async fn claim_now(&self) -> sqlx::Result<usize> {
         // Until the heartbeat has seen to that, nothing could be owned.
         if self.0.overslept() {
             return Ok(0);
@@ -755,7 +881,11 @@ impl Meetings {
         warn!(meeting.id = %claimed.id, "a meeting cannot be taken over; its lease runs out");
     }
 
-    async fn take_over(&self, claimed: &store::Claimed) -> Result<(), rooms::Error> {
+    /// Goes on with a meeting that this node has claimed; the way to its owner.
+    async fn take_over(
+        &self,
+        claimed: &store::Claimed,
+    ) -> Result<Option<mpsc::Sender<Envelope>>, rooms::Error> {
         let store::Claimed {
             app_id,
             id,
@@ -767,7 +897,7 @@ impl Meetings {
         let mut tx = self.0.db.begin(app_id).await?;
         let row = store::load(&mut tx, app_id, id).await?;
         let Some(room) = rooms::get(&mut tx, app_id, room_id).await? else {
-            return Ok(());
+            return Ok(None);
         };
         let participants = store::participants(&mut tx, app_id, id).await?;
         let blocked = store::blocks(&mut tx, app_id, id).await?;
@@ -787,6 +917,13 @@ impl Meetings {
             created_at: row.created_at,
             started_at: row.started_at,
             empty_since: row.empty_since,
+            one_left_since: row.one_left_since,
+            // Somebody shared to the last, or no rule asked.
+            last_shared_at: row
+                .quiet_since
+                .or(row.started_at.map(|started_at| renewed_at.max(started_at))),
+            ruled_at: row.created_at,
+            warned: Vec::new(),
             last_at: row.last_at,
             next_seq: row.next_seq,
         };
@@ -801,12 +938,8 @@ impl Meetings {
         } else {
             LeaveReason::ServerCrash
         };
-        self.0.own(
-            lease,
-            (state, row.batch_id),
-            Some(Input::Claimed { renewed_at, reason }),
-        );
-        Ok(())
+        let first = Input::Claimed { renewed_at, reason };
+        Ok(Some(self.0.own(lease, (state, row.batch_id), Some(first))))
     }
 
     /// Carries commands to their owners. One that is still in its table the next time is carried again: ending a meeting
@@ -932,6 +1065,15 @@ impl Context {
         self.tasks.spawn_on(task, &self.runtime);
     }
 
+    /// Does something that must not be left halfway, as a claim whose meeting then has no owner: also where nobody waits for
+    /// it any more. `None` after a panic.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        self.tasks.spawn_on(task, &self.runtime).await.ok()
+    }
+
     /// Whether the machine has been suspended for longer than a lease since the leases were renewed: then nothing is ours,
     /// and not even the time is known.
     fn overslept(&self) -> bool {
@@ -1048,5 +1190,9 @@ const CLAIMS: usize = 100;
 const TAKE_OVERS_AT_ONCE: usize = 8;
 /// Tries to read a claimed meeting; Postgres answered a moment ago.
 const TAKE_OVER_TRIES: usize = 5;
+/// Looks for the owner of a meeting that was claimed a moment ago.
+const ARRIVAL_TRIES: usize = 50;
 /// Pause between them.
+const ARRIVAL_PAUSE: Duration = Duration::from_millis(10);
+/// Pause between tries to read a claimed meeting.
 const TAKE_OVER_PAUSE: Duration = Duration::from_millis(200);

@@ -98,6 +98,13 @@ pub enum Notice {
     NotNegotiated(Arc<str>),
     /// What the person's slots carry now.
     Slots(Arc<[sfu::SlotView]>),
+    /// It will be over for the person before long.
+    Warning {
+        /// Why.
+        reason: LeaveReason,
+        /// When.
+        ends_at: DateTime<Utc>,
+    },
     /// The server restarts: the connection closes, and the client comes back by itself.
     Restarting,
     /// It is over for the person; the connection closes.

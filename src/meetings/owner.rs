@@ -164,7 +164,7 @@ impl Owner {
                     break;
                 }
             }
-            let next_due = self.book.state().deadlines().into_values().min();
+            let next_due = self.book.state().next_due();
             let (inbox, step) = (&mut self.inbox, &mut self.step);
             let (idle, away) = (step.is_none(), self.book.is_away());
             tokio::select! {
@@ -436,6 +436,7 @@ impl Owner {
         // Whom a lost answer of Postgres left neither in nor waiting finds out by the end of their connection.
         let state = self.book.state();
         self.lobby.retain(|id, _| state.find_waiting(*id).is_some());
+        self.book.settle();
     }
 
     /// Tells who asked that nothing comes of it.
@@ -508,6 +509,7 @@ impl Owner {
             self.take(envelope);
         }
         self.book.put(inside(Input::Shutdown));
+        self.book.settle();
         while !(self.book.is_idle() && self.book.is_saved()) {
             if let Some(step) = &mut self.step {
                 let outcome = step.await;

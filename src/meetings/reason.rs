@@ -37,12 +37,22 @@ pub enum EndReason {
     RoomExpired,
     /// The room was deleted.
     RoomDeleted,
+    /// `meetingDurationSec` was over.
+    DurationReached,
+    /// Nobody shared anything for `endMeetingAfterNoActivityInSec`.
+    NoActivity,
+    /// A call opened it, and nobody joined for `emptyTimeoutSec`.
+    NeverJoined,
     /// Nobody was in for `endWhenEmptyAfterSec`.
     Empty,
     /// The app ended it.
     EndedByApi,
     /// A moderator ended it.
     EndedByModerator,
+    /// Only one was in for `endWhenOneLeftAfterSec`.
+    OneLeft,
+    /// The last moderator left, and the room has `endWhenModeratorLeaves`.
+    ModeratorLeft,
 }
 
 impl EndReason {
@@ -51,9 +61,14 @@ impl EndReason {
         match self {
             Self::RoomExpired => "roomExpired",
             Self::RoomDeleted => "roomDeleted",
+            Self::DurationReached => "durationReached",
+            Self::NoActivity => "noActivity",
+            Self::NeverJoined => "neverJoined",
             Self::Empty => "empty",
             Self::EndedByApi => "endedByApi",
             Self::EndedByModerator => "endedByModerator",
+            Self::OneLeft => "oneLeft",
+            Self::ModeratorLeft => "moderatorLeft",
         }
     }
 }

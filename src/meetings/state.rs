@@ -6,8 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{JoinRequest, LeaveReason, Permission, Permissions, Refusal};
 use crate::{
+    deadlines::Kind,
     id::{MeetingId, ParticipantId, TokenId},
-    rooms::{AddressHash, Room},
+    rooms::{AddressHash, MediaMode, Room},
+    sfu::Source,
 };
 
 /// A live meeting, as its owner knows it.
@@ -37,8 +39,16 @@ pub struct State {
     pub created_at: DateTime<Utc>,
     /// When the first participant joined.
     pub started_at: Option<DateTime<Utc>>,
-    /// Since when nobody is in.
+    /// Since when nobody is in. Of one that a call opened, and that nobody has joined: never.
     pub empty_since: Option<DateTime<Utc>>,
+    /// Since when one is alone, of several.
+    pub one_left_since: Option<DateTime<Utc>>,
+    /// The last moment when somebody is known to have shared.
+    pub last_shared_at: Option<DateTime<Utc>>,
+    /// Since when its room's rules are these: what they end ends then at the earliest.
+    pub ruled_at: DateTime<Utc>,
+    /// What all have been warned of.
+    pub warned: Vec<Warned>,
     /// The latest time at which something became true here: nothing that ends the meeting is earlier.
     pub last_at: DateTime<Utc>,
     /// Number of the next event.
@@ -127,6 +137,10 @@ pub struct Participant {
     pub shown: Shown,
     /// What they may do that the room's `lockSettings` forbid, and the other way round.
     pub permissions: Permissions,
+    /// What of their media reaches the others, as far as the server can tell.
+    pub sharing: Sharing,
+    /// What they alone have been warned of.
+    pub warned: Vec<Warned>,
 }
 
 /// Somebody who waits to be let in.
@@ -149,6 +163,36 @@ pub enum Block {
     Person(String),
     /// Where they came from.
     Address(AddressHash),
+}
+
+/// What tells whether somebody shares. Not stored: media does not outlive its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// Their microphone reaches the SFU.
+    pub microphone: bool,
+    /// Their camera reaches the SFU.
+    pub camera: bool,
+    /// Their screen reaches the SFU.
+    pub screen: bool,
+    /// The sound of their screen reaches the SFU.
+    pub screen_audio: bool,
+    /// They have said whether their microphone is muted.
+    pub says_sound: bool,
+    /// They have said whether their camera is off.
+    pub says_picture: bool,
+}
+
+/// A warning that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Warned {
+    /// Of which rule.
+    pub of: Kind,
+    /// When that ends it.
+    pub ends_at: DateTime<Utc>,
+    /// How long before that the warning was due.
+    pub lead: TimeDelta,
+    /// When it was given.
+    pub at: DateTime<Utc>,
 }
 
 /// Who the app says that somebody is. For the app alone: the others in the meeting are not told.
@@ -237,6 +281,10 @@ impl State {
             created_at: now,
             started_at: None,
             empty_since: Some(now),
+            one_left_since: None,
+            last_shared_at: None,
+            ruled_at: now,
+            warned: Vec::new(),
             last_at: now,
             next_seq: 1,
         }
@@ -299,6 +347,46 @@ impl State {
         participant.ok_or(Refusal::NotJoined)
     }
 
+    /// Whether a call opened it and nobody has joined it yet; not where the join that opened it is on its way.
+    pub fn is_awaiting(&self) -> bool {
+        self.status == Status::Open && self.empty_since.is_none()
+    }
+
+    /// Whether anybody shares.
+    pub fn is_shared(&self) -> bool {
+        let mode = self.room.rules.media_mode;
+        self.participants
+            .iter()
+            .any(|participant| participant.shares(mode))
+    }
+
+    /// Since when nobody shares, at first since its start; `None` while somebody does, or it has not begun.
+    pub fn quiet_since(&self) -> Option<DateTime<Utc>> {
+        if self.is_shared() {
+            None
+        } else {
+            self.started_at.max(self.last_shared_at)
+        }
+    }
+
+    /// Whether a rule asks since when nobody shares.
+    pub fn minds_quiet(&self) -> bool {
+        self.room.rules.end_after_no_activity.is_some()
+    }
+
+    /// Takes over from `other`, the same meeting, what is not stored and may have changed there meanwhile.
+    pub(super) fn keep_unstored(&mut self, other: &Self) {
+        self.last_shared_at = self.last_shared_at.max(other.last_shared_at);
+        keep_warned(&mut self.warned, &other.warned);
+        for participant in &mut self.participants {
+            if let Some(known) = other.find(participant.id) {
+                participant.shown = known.shown;
+                participant.sharing = known.sharing;
+                keep_warned(&mut participant.warned, &known.warned);
+            }
+        }
+    }
+
     pub(super) fn change(&mut self, id: ParticipantId, change: impl FnOnce(&mut Participant)) {
         if let Some(participant) = self
             .participants
@@ -311,6 +399,30 @@ impl State {
 }
 
 impl Participant {
+    /// Whether something of theirs reaches the others, unmuted. In a mesh the server does not see media: there it is so when
+    /// they say so themself.
+    pub fn shares(&self, mode: MediaMode) -> bool {
+        let Shown {
+            is_muted,
+            is_video_off,
+            ..
+        } = self.shown;
+        let Sharing {
+            microphone,
+            camera,
+            screen,
+            screen_audio,
+            says_sound,
+            says_picture,
+        } = self.sharing;
+        match mode {
+            MediaMode::Sfu => {
+                (microphone && !is_muted) || (camera && !is_video_off) || screen || screen_audio
+            }
+            MediaMode::Mesh => (says_sound && !is_muted) || (says_picture && !is_video_off),
+        }
+    }
+
     /// What keeps them out once they are put out: their token and their connection; with a ban whoever they are, too, as far as
     /// that is known.
     pub fn blocks(&self, is_ban: bool) -> Vec<Block> {
@@ -331,6 +443,37 @@ impl JoinRequest {
         let person = grant.and_then(|grant| grant.identity.external_user_id.clone());
         let banned = person.map(Block::Person).filter(|_| is_ban);
         [token, banned].into_iter().flatten().collect()
+    }
+}
+
+impl Sharing {
+    /// The same with a source that begins or ceases to reach the SFU.
+    pub fn with(mut self, source: Source, is_published: bool) -> Self {
+        *match source {
+            Source::Microphone => &mut self.microphone,
+            Source::Camera => &mut self.camera,
+            Source::Screen => &mut self.screen,
+            Source::ScreenAudio => &mut self.screen_audio,
+        } = is_published;
+        self
+    }
+}
+
+impl Warned {
+    /// Puts it among others, in the place of an earlier one of the same rule.
+    pub(super) fn record(self, warned: &mut Vec<Self>) {
+        warned.retain(|known| known.of != self.of);
+        warned.push(self);
+    }
+}
+
+/// Of the warnings of each rule, the one given last.
+fn keep_warned(warned: &mut Vec<Warned>, others: &[Warned]) {
+    for other in others {
+        let known = warned.iter().find(|known| known.of == other.of);
+        if known.is_none_or(|known| known.at < other.at) {
+            other.record(warned);
+        }
     }
 }
 

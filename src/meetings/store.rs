@@ -37,6 +37,15 @@ pub struct Claimed {
     pub given_up: bool,
 }
 
+/// A meeting that has not ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// Which.
+    pub id: MeetingId,
+    /// How far it has come.
+    pub status: Status,
+}
+
 /// A meeting's row.
 pub struct Row {
     pub status: Status,
@@ -44,6 +53,8 @@ pub struct Row {
     pub participant_count: i32,
     pub max_concurrent: i32,
     pub empty_since: Option<DateTime<Utc>>,
+    pub one_left_since: Option<DateTime<Utc>>,
+    pub quiet_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub last_at: DateTime<Utc>,
@@ -85,6 +96,61 @@ pub async fn open(
     Ok(result.rows_affected() == 1)
 }
 
+/// Opens a meeting that nobody owns yet and nobody has joined; where the room already has one, that one. Whoever is to keep its
+/// deadlines claims it.
+pub async fn open_unowned(
+    conn: &mut PgConnection,
+    app: AppId,
+    meeting: MeetingId,
+    room: RoomId,
+    created_at: DateTime<Utc>,
+) -> sqlx::Result<Opened> {
+    sqlx::query!(
+        "insert into meetings (id, app_id, room_id, status, epoch, renewed_at, next_seq, participant_count, last_at,
+             created_at)
+         values ($1, $2, $3, 'open', 0, $4, 1, 0, $4, $4)
+         on conflict (room_id) where status <> 'ended' do nothing",
+        meeting as MeetingId,
+        app as AppId,
+        room as RoomId,
+        created_at,
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query_as!(
+        Opened,
+        r#"select id, status as "status: Status" from meetings
+           where app_id = $1 and room_id = $2 and status <> 'ended'"#,
+        app as AppId,
+        room as RoomId,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Makes the room's meeting this node's own, if nobody owns it.
+pub async fn claim_unowned(
+    conn: &mut PgConnection,
+    node: NodeId,
+    app: AppId,
+    room: RoomId,
+    lasts: Duration,
+) -> sqlx::Result<Option<Claimed>> {
+    sqlx::query_as!(
+        Claimed,
+        r#"update meetings
+           set owner_node = $1, epoch = epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $4)
+           where app_id = $2 and room_id = $3 and status <> 'ended' and owner_node is null
+           returning app_id, id, room_id, epoch, renewed_at, true as "given_up!""#,
+        node as NodeId,
+        app as AppId,
+        room as RoomId,
+        lasts.as_secs_f64(),
+    )
+    .fetch_optional(conn)
+    .await
+}
+
 /// Whether the room has a meeting that has not ended.
 pub async fn is_running(conn: &mut PgConnection, app: AppId, room: RoomId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
@@ -93,6 +159,21 @@ pub async fn is_running(conn: &mut PgConnection, app: AppId, room: RoomId) -> sq
         room as RoomId,
     )
     .fetch_one(conn)
+    .await
+}
+
+/// Which node owns the room's meeting that has not ended; `None` where there is no such meeting.
+pub async fn owner_node(
+    conn: &mut PgConnection,
+    app: AppId,
+    room: RoomId,
+) -> sqlx::Result<Option<Option<NodeId>>> {
+    sqlx::query_scalar!(
+        r#"select owner_node as "owner_node: NodeId" from meetings where app_id = $1 and room_id = $2 and status <> 'ended'"#,
+        app as AppId,
+        room as RoomId,
+    )
+    .fetch_optional(conn)
     .await
 }
 
@@ -171,8 +252,8 @@ pub async fn release(
 pub async fn load(conn: &mut PgConnection, app: AppId, id: MeetingId) -> sqlx::Result<Row> {
     sqlx::query_as!(
         Row,
-        r#"select status as "status: Status", next_seq, participant_count, max_concurrent, empty_since, created_at,
-               started_at, last_at, batch_id, locked, extended_by_sec
+        r#"select status as "status: Status", next_seq, participant_count, max_concurrent, empty_since, one_left_since,
+               quiet_since, created_at, started_at, last_at, batch_id, locked, extended_by_sec
            from meetings where app_id = $1 and id = $2"#,
         app as AppId,
         id as MeetingId,
@@ -224,6 +305,8 @@ pub async fn participants(
         connection: Connection::default(),
         shown: super::Shown::default(),
         permissions: permissions(&row.permissions),
+        sharing: super::Sharing::default(),
+        warned: Vec::new(),
     });
     Ok(participants.collect())
 }
@@ -249,8 +332,8 @@ pub async fn advance(
 ) -> sqlx::Result<bool> {
     let result = sqlx::query!(
         "update meetings set status = $5, next_seq = $6, participant_count = $7, empty_since = $8, started_at = $9,
-             ended_at = $10, end_reason = $11, batch_id = $12, last_at = $14,
-             max_concurrent = $15, locked = $16, extended_by_sec = $17,
+             ended_at = $10, end_reason = $11, batch_id = $12, last_at = $14, max_concurrent = $15, locked = $16,
+             extended_by_sec = $17, one_left_since = $18, quiet_since = $19,
              owner_node = case when $10::timestamptz is null then owner_node end,
              lease_until = case when $10::timestamptz is null then lease_until end
          where id = $1 and app_id = $2 and owner_node = $3 and epoch = $4 and status <> 'ended'
@@ -272,6 +355,8 @@ pub async fn advance(
         i32::try_from(state.max_concurrent).unwrap_or(i32::MAX),
         state.locked,
         state.extended_by.num_seconds(),
+        state.one_left_since,
+        state.quiet_since().filter(|_| state.minds_quiet()),
     )
     .execute(conn)
     .await?;

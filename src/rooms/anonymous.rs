@@ -183,6 +183,9 @@ impl Anonymous {
                 Err(Error::NameTaken) if wanted.name.is_none() && tries < TRIES => tries += 1,
                 inserted => {
                     inserted?;
+                    super::expect_use(&mut tx, app, room.id, room.created_at)
+                        .await
+                        .map_err(Error::from)?;
                     tx.commit().await.map_err(Error::from)?;
                     return Ok((room, token));
                 }

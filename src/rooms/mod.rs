@@ -7,9 +7,9 @@ mod rtmp;
 mod rules;
 mod store;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rand::{Rng, seq::IndexedRandom};
-use sqlx::{PgConnection, PgTransaction};
+use sqlx::{Connection, PgConnection, PgTransaction};
 
 pub(crate) use self::rules::words;
 pub use self::{
@@ -26,7 +26,7 @@ use crate::{
     db::System,
     deadlines::{self, Due, Kind},
     id::{AppId, EventId, RoomId},
-    meetings::{self, EndReason},
+    meetings::{self, EndReason, Opened},
     sealed::{MasterKey, Sealed, Unsealable},
     webhooks::{self, Event, RoomUrls},
 };
@@ -103,6 +103,9 @@ pub enum Error {
     /// Properties that contradict each other: each one's name, and what would be right.
     #[error("properties contradict each other")]
     Contradictions(Vec<(&'static str, &'static str)>),
+    /// Nobody can join it any more.
+    #[error("this room has expired: give it another expireUnixSec, or none")]
+    Expired,
     /// It is not as the caller knows it: it was changed meanwhile.
     #[error("the room was changed meanwhile: get it again")]
     Changed,
@@ -138,7 +141,10 @@ pub enum MalformedName {
 /// Creates a room, with the deadline of its expiry. It lasts until it is archived. What is not said of it is as in `defaults`,
 /// the rules that its app has for new rooms.
 ///
-/// One statement, for which `conn` needs neither a transaction nor a tenant.
+/// With `meetingStart: api` its first meeting is open from then on; after the commit,
+/// [`Meetings::claim_soon`](meetings::Meetings::claim_soon) gives it an owner.
+///
+/// Otherwise one statement. `conn` needs neither a transaction nor a tenant.
 ///
 /// # Errors
 ///
@@ -154,8 +160,41 @@ pub async fn create(
 ) -> Result<Room, Error> {
     let mut room = Room::new(app, defaults, now, rng);
     room.change(wanted, master_key)?;
-    store::insert(conn, &room, None).await?;
+    match room.rules.meeting_start {
+        MeetingStart::Join => store::insert(conn, &room, None).await?,
+        MeetingStart::Api => {
+            let mut tx = conn.begin().await?;
+            store::insert(&mut tx, &room, None).await?;
+            meetings::open(&mut tx, &room, now, rng).await?;
+            tx.commit().await?;
+        }
+    }
     Ok(room)
+}
+
+/// Opens a meeting in a room, before anybody joins; where one is open or live already, that one. `None` where there is no such
+/// room.
+///
+/// After the commit, [`Meetings::claim_soon`](meetings::Meetings::claim_soon) gives it an owner.
+///
+/// # Errors
+///
+/// [`Error::Expired`].
+pub async fn start(
+    tx: &mut PgTransaction<'_>,
+    app: AppId,
+    name: &RoomName,
+    now: DateTime<Utc>,
+    rng: &mut impl Rng,
+) -> Result<Option<Opened>, Error> {
+    // Locked, so that it is neither archived nor expired while the meeting is opened.
+    let Some(room) = store::lock_named(tx, app, name).await? else {
+        return Ok(None);
+    };
+    if room.rules.expires_at().is_some_and(|at| at <= now) {
+        return Err(Error::Expired);
+    }
+    Ok(Some(meetings::open(tx, &room, now, rng).await?))
 }
 
 /// Changes a room, and with it the meeting that runs in it. `None` where there is no such room.
@@ -178,14 +217,20 @@ pub async fn update(
         return Ok(None);
     };
     expected.check(&room)?;
-    let expired_at = room.rules.expires_at();
+    let (expired_at, was_over) = (room.rules.expires_at(), room.is_over(now));
     room.change(change, master_key)?;
     room.version += 1;
     store::update(tx, &room).await?;
     match room.rules.expires_at() {
         same if same == expired_at => {}
-        Some(at) => deadlines::set_of_room(tx, app, Kind::RoomExpires, room.id, at).await?,
-        None => cancel_expiry(tx, app, room.id).await?,
+        // What is over by a new rule was not so until now.
+        Some(at) => {
+            deadlines::set_of_room(tx, app, Kind::RoomExpires, room.id, at.max(now)).await?;
+        }
+        None => cancel(tx, app, room.id, &[Kind::RoomExpires]).await?,
+    }
+    if room.is_over(now) && !was_over {
+        deadlines::set_of_room(tx, app, Kind::RoomUnused, room.id, now).await?;
     }
     meetings::request_rules(tx, app, room.id, now).await?;
     Ok(Some(room))
@@ -213,6 +258,14 @@ pub async fn find(
     name: &RoomName,
 ) -> Result<Option<Room>, Error> {
     Ok(store::find(conn, app, name).await?)
+}
+
+/// When these rooms open, those that are there; `None` for one that is open at any time.
+pub async fn opening_times(
+    conn: &mut System,
+    rooms: &[(AppId, RoomName)],
+) -> sqlx::Result<Vec<((AppId, RoomName), Option<DateTime<Utc>>)>> {
+    store::opening_times(conn, rooms).await
 }
 
 /// Keeps a room from being changed, archived or expired until the transaction ends; whether it is there, not archived.
@@ -248,8 +301,7 @@ pub async fn archive(
         return Ok(None);
     };
     expected.check(&room)?;
-    store::archive(tx, app, room.id, now).await?;
-    cancel_expiry(tx, app, room.id).await?;
+    retire(tx, app, room.id, now).await?;
     meetings::request_end(tx, app, room.id, EndReason::RoomDeleted, now).await?;
     Ok(Some(room.id))
 }
@@ -264,16 +316,78 @@ pub async fn archive_all(
     Ok(meetings::request_end_of_all(tx, app, EndReason::RoomDeleted, now).await?)
 }
 
-async fn cancel_expiry(conn: &mut PgConnection, app: AppId, room: RoomId) -> sqlx::Result<()> {
-    let expiry = deadlines::Key {
-        kind: Kind::RoomExpires,
-        subject: room.into(),
-    };
-    deadlines::cancel(conn, app, &[&expiry]).await
+/// Archives a room, and with it its deadlines.
+async fn retire(
+    conn: &mut PgConnection,
+    app: AppId,
+    room: RoomId,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    store::archive(conn, app, room, at).await?;
+    cancel(conn, app, room, &[Kind::RoomExpires, Kind::RoomUnused]).await
 }
 
-/// What the room's expiry does: the app is told, and with `ejectAtRoomExp` the room's meeting ends. Joins are refused by the
-/// time alone. `false` where the deadline was not there to be taken any more.
+async fn cancel(
+    conn: &mut PgConnection,
+    app: AppId,
+    room: RoomId,
+    kinds: &[Kind],
+) -> sqlx::Result<()> {
+    let subject = room.into();
+    let keys: Vec<_> = kinds
+        .iter()
+        .map(|kind| deadlines::Key {
+            kind: *kind,
+            subject,
+        })
+        .collect();
+    deadlines::cancel(conn, app, &keys.iter().collect::<Vec<_>>()).await
+}
+
+/// From now on a room that was made without a credential is removed once it was not used for a day. In the transaction that
+/// makes it; each end of a meeting in it puts that off.
+pub async fn expect_use(
+    conn: &mut PgConnection,
+    app: AppId,
+    room: RoomId,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    deadlines::set_of_room(conn, app, Kind::RoomUnused, room, now + UNUSED_FOR).await
+}
+
+/// A room's meeting has ended: the room goes with it where it expired before with `deleteOnExp`, and where it was made without
+/// a credential it is unused from now on. In the transaction of the end.
+pub async fn meeting_ended(
+    conn: &mut PgConnection,
+    app: AppId,
+    room: RoomId,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    store::meeting_ended(conn, app, room, at, at + UNUSED_FOR).await
+}
+
+/// Removes a room that is over, or that nobody has used for a day; not while a meeting runs in it, whose end asks again.
+/// `false` where the deadline was not there to be taken any more.
+pub async fn remove_unused(tx: &mut PgTransaction<'_>, due: &Due) -> Result<bool, Error> {
+    let room = store::lock(tx, due.app, due.room).await?;
+    if !deadlines::take(tx, due).await? {
+        return Ok(false);
+    }
+    let Some(room) = room else {
+        return Ok(true);
+    };
+    if !meetings::is_running(tx, due.app, due.room).await?
+        && (room.is_over(due.at)
+            || store::is_unused(tx, due.app, due.room, due.at - UNUSED_FOR).await?)
+    {
+        retire(tx, due.app, due.room, due.at).await?;
+    }
+    Ok(true)
+}
+
+/// What the room's expiry does: the app is told, with `ejectAtRoomExp` the room's meeting ends, and with `deleteOnExp` the room
+/// is archived unless a meeting runs. Joins are refused by the time alone. `false` where the deadline was not there to be taken
+/// any more.
 pub async fn expire(
     tx: &mut PgTransaction<'_>,
     due: &Due,
@@ -288,7 +402,9 @@ pub async fn expire(
     let Some(room) = room else {
         return Ok(true);
     };
-    if room.rules.eject_at_expiry {
+    if room.rules.delete_at_expiry && !meetings::is_running(tx, due.app, due.room).await? {
+        retire(tx, due.app, due.room, due.at).await?;
+    } else if room.rules.eject_at_expiry {
         meetings::request_end(tx, due.app, due.room, EndReason::RoomExpired, due.at).await?;
     }
     let event = Event {
@@ -365,6 +481,11 @@ impl Room {
             name: self.name.to_string(),
             urls: self.webhooks.clone(),
         }
+    }
+
+    /// Whether nothing but a meeting that still runs keeps it from being deleted.
+    fn is_over(&self, now: DateTime<Utc>) -> bool {
+        self.rules.delete_at_expiry && self.rules.expires_at().is_some_and(|at| at <= now)
     }
 
     fn change(&mut self, change: RoomChange, master_key: &MasterKey) -> Result<(), Error> {
@@ -466,6 +587,8 @@ const RESERVED: &[&str] = &[
     "logout", "metrics", "openapi", "ready", "rooms", "sdk", "static", "whep", "whip", "ws",
 ];
 
+/// A room that was made without a credential is kept so long without being used.
+const UNUSED_FOR: TimeDelta = TimeDelta::hours(24);
 /// Secrets that a rewrap holds at a time.
 const REWRAP_BATCH: i64 = 100;
 

@@ -352,6 +352,88 @@ pub async fn archive_all(
     Ok(())
 }
 
+/// Asks for the removal of a room whose meeting ended `at`: at once where it has expired with `deleteOnExp`, at `unused_at`
+/// where it is anonymous. The room is locked, so that whoever changes or expires it at this moment either finds the meeting
+/// ended or is seen here.
+pub async fn meeting_ended(
+    conn: &mut PgConnection,
+    app: AppId,
+    room: RoomId,
+    at: DateTime<Utc>,
+    unused_at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "with room as (
+             select id, app_id, is_over
+             from rooms, lateral (select coalesce(
+                 (rules ->> 'deleteOnExp')::boolean
+                     and (rules ->> 'expireUnixSec')::bigint <= extract(epoch from $3::timestamptz),
+                 false)) as over (is_over)
+             where app_id = $1 and id = $2 and archived_at is null and (anonymous or is_over)
+             for share of rooms
+         )
+         insert into deadlines (kind, subject, app_id, due_at, version)
+         select $5, id, app_id, case when is_over then $3 else $4::timestamptz end, 1 from room
+         on conflict (kind, subject) do update set due_at = excluded.due_at, version = deadlines.version + 1",
+        app as AppId,
+        room as RoomId,
+        at,
+        unused_at,
+        Kind::RoomUnused.as_str(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Whether the room is anonymous and was neither made nor used since `since`.
+pub async fn is_unused(
+    conn: &mut PgConnection,
+    app: AppId,
+    room: RoomId,
+    since: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select (anonymous and created_at <= $3 and not exists (
+               select from meetings m where m.app_id = $1 and m.room_id = $2 and m.ended_at > $3)) as "is_unused!"
+           from rooms where app_id = $1 and id = $2"#,
+        app as AppId,
+        room as RoomId,
+        since,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// When these rooms open, those that are there: at no time, where joins are allowed at any.
+pub async fn opening_times(
+    conn: &mut System,
+    rooms: &[(AppId, RoomName)],
+) -> sqlx::Result<Vec<((AppId, RoomName), Option<DateTime<Utc>>)>> {
+    let apps: Vec<&[u8]> = rooms
+        .iter()
+        .map(|(app, _)| app.as_bytes().as_slice())
+        .collect();
+    let names: Vec<&str> = rooms.iter().map(|(_, name)| name.as_str()).collect();
+    let rows = sqlx::query!(
+        r#"select r.app_id, r.name, (r.rules ->> 'notBeforeUnixSec')::bigint as opens_at
+           from rooms r join unnest($1::bytea[], $2::text[]) as wanted (app_id, name)
+             on r.app_id = wanted.app_id and r.name = wanted.name
+           where r.archived_at is null"#,
+        &apps as &[&[u8]],
+        &names as &[&str],
+    )
+    .fetch_all(&mut **conn)
+    .await?;
+    let rows = rows.into_iter().map(|row| {
+        let opens_at = row
+            .opens_at
+            .and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+        ((row.app_id, row.name), opens_at)
+    });
+    Ok(rows.collect())
+}
+
 /// Sealed RTMP URLs under another key than this one, up to `limit`, of the rooms after `after`, archived or not.
 pub async fn rtmp_urls_not_under(
     conn: &mut System,

@@ -28,8 +28,8 @@ use super::{
 use crate::{
     clock::Clock,
     meetings::{
-        self, Action, By, Caller, Device, Entry, Input, MediaOffer, Meetings, Notice, Outbox,
-        Refusal, ResumeHash, Seat, ShownChange, Speaker,
+        self, Action, By, Caller, Device, Entry, Input, MediaOffer, Meetings, Notice, Opening,
+        Outbox, Refusal, ResumeHash, Seat, ShownChange, Speaker,
     },
     rate::Toll,
     rooms::{self, Anonymous, AnonymousRoom, RoomName},
@@ -71,6 +71,7 @@ pub async fn connect(
         session,
         place: None,
         entering: None,
+        opening: None,
         heard,
     };
     let Err(end) = connection.serve(messages, &stopping).await;
@@ -104,6 +105,8 @@ struct Connection {
     place: Option<Place>,
     /// The way in that is under way. Dropped with the socket, it comes to nothing.
     entering: Option<Entering>,
+    /// The room that it waits for, after it came too early.
+    opening: Option<(RoomName, Opening)>,
     /// When the client was last heard of.
     heard: DateTime<Utc>,
 }
@@ -205,6 +208,7 @@ impl Connection {
         loop {
             let outside = self.place.is_none() && self.entering.is_none();
             let (place, entering) = (&mut self.place, &mut self.entering);
+            let opening = &mut self.opening;
             let is_entering = entering.is_some();
             if !is_entering && let Some(message) = held.pop_front() {
                 self.hear(Some(Ok(message))).await?;
@@ -223,6 +227,12 @@ impl Connection {
                         None => std::future::pending().await,
                     }
                 } => self.tell(notice).await,
+                () = async {
+                    match opening {
+                        Some((_, opening)) => opening.opened().await,
+                        None => std::future::pending().await,
+                    }
+                } => self.tell_open().await,
                 message = messages.next(), if held.len() < HELD => {
                     self.heard = self.clock.now();
                     let instant = self.clock.instant();
@@ -334,6 +344,17 @@ impl Connection {
                 Err(restart())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Says that the room that is waited for is open: now a `join` may work.
+    async fn tell_open(&mut self) -> Result<(), End> {
+        match self.opening.take() {
+            Some((room, _)) => {
+                let frame = protocol::room_open(&room, self.clock.now());
+                send(&mut self.session, &frame).await
+            }
+            None => Ok(()),
         }
     }
 
@@ -477,6 +498,7 @@ impl Connection {
         }
         // A text that cannot be a name is the name of no room.
         let room: RoomName = room.parse().map_err(|_| Refusal::RoomNotFound)?;
+        self.opening = None;
         let (sender, notices) = mpsc::channel(NOTICES);
         let connection = meetings::Connection(NEXT_NUMBER.fetch_add(1, Relaxed));
         let outbox = Outbox {
@@ -538,7 +560,17 @@ impl Connection {
                 });
                 Ok(())
             }
-            (Err(refusal), _) => self.refuse(&refusal.into()).await,
+            (Err(refusal), entering) => {
+                if let (Refusal::RoomNotOpen { .. }, Some(Entering { room, .. })) =
+                    (refusal, entering)
+                {
+                    let opening = self
+                        .meetings
+                        .wait_for_opening(self.client.caller.app, room.clone());
+                    self.opening = opening.map(|opening| (room, opening));
+                }
+                self.refuse(&refusal.into()).await
+            }
             (Ok(_), None) => Ok(()),
         }
     }

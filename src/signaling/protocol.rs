@@ -6,7 +6,7 @@ pub use client::{
     BYTES_PER_SECOND, CLIENT_TYPES, ClientFrame, FRAMES_PER_SECOND, LONGEST_CHAT, LONGEST_FRAME,
     LONGEST_NAME, LONGEST_REASON, ModeratorAction, chat_message, display_name, reason, waiters,
 };
-pub use server::{Audience, SFU, ServerFrame, error, frames};
+pub use server::{Audience, SFU, ServerFrame, error, frames, room_open};
 
 use crate::meetings::Refusal;
 

@@ -568,6 +568,7 @@ fn the_functions_that_see_every_tenant_are_these() {
             "meetings::forget_late_commands", // commands that came when their meeting was just over
             "meetings::renew",    // one statement renews all leases of a node
             "meetings::totals",
+            "rooms::opening_times", // one loop tells all sockets that wait for rooms
             "rooms::replace_rtmp_url", // a new master key is for all secrets
             "rooms::rtmp_urls_not_under",
             "tokens::app_of",    // a token says which app it is of

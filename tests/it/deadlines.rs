@@ -140,6 +140,7 @@ async fn a_room_that_expires_while_the_server_is_down_is_over_when_it_starts_wit
     test.room(json!({ "roomName": "hour", "expireUnixSec": expiry, "ejectAtRoomExp": true }))
         .await;
     let mut ann = test.join_resumable("hour", "Ann").await;
+    assert_eq!(ann.expect("warning").await["secondsLeft"], 60);
     test.advance(TimeDelta::seconds(50));
     test.stop_node().await;
     assert_eq!(ann.next().await, None);

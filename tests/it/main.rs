@@ -14,6 +14,7 @@ mod deadlines;
 mod history;
 mod http;
 mod keys;
+mod lifetime;
 mod mail;
 mod meetings;
 mod moderation;

@@ -75,7 +75,7 @@ async fn connected(events: &mut mpsc::Receiver<Event>, n: u8) {
 }
 
 /// A client that sends a microphone and a camera and has a slot for each.
-struct Client {
+pub struct Client {
     connection: Arc<dyn PeerConnection>,
     audio: Arc<TrackLocalStaticRTP>,
     video: Arc<TrackLocalStaticRTP>,
@@ -151,7 +151,7 @@ fn local_track(kind: RtpCodecKind, stream: u32) -> Arc<TrackLocalStaticRTP> {
 }
 
 impl Client {
-    async fn new(n: u8) -> Self {
+    pub async fn new(n: u8) -> Self {
         let mut engine = MediaEngine::default();
         for (kind, payload_type) in [(RtpCodecKind::Audio, 111), (RtpCodecKind::Video, 96)] {
             let parameters = RTCRtpCodecParameters {
@@ -219,10 +219,7 @@ impl Client {
 
     /// Offers, after `edit` has changed the offer on its way, and takes the answer.
     async fn join(&mut self, sfu: &Sfu, n: u8, edit: impl FnOnce(String) -> String) {
-        let offer = self.connection.create_offer(None).await.unwrap();
-        self.connection.set_local_description(offer).await.unwrap();
-        timeout(PATIENCE, self.gathered.recv()).await.unwrap();
-        let offer = self.connection.local_description().await.unwrap().sdp;
+        let offer = self.offer().await;
         let (reply, answer) = oneshot::channel();
         let command = Command::Negotiate {
             meeting: MEETING,
@@ -237,6 +234,19 @@ impl Client {
         };
         sfu.send(command).unwrap();
         let sdp = timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap();
+        self.accept(sdp).await;
+    }
+
+    /// What it offers to send and to receive.
+    pub async fn offer(&mut self) -> String {
+        let offer = self.connection.create_offer(None).await.unwrap();
+        self.connection.set_local_description(offer).await.unwrap();
+        timeout(PATIENCE, self.gathered.recv()).await.unwrap();
+        self.connection.local_description().await.unwrap().sdp
+    }
+
+    /// Takes the answer to its offer.
+    pub async fn accept(&self, sdp: String) {
         let answer = RTCSessionDescription::answer(sdp).unwrap();
         assert_eq!(answer.sdp_type, RTCSdpType::Answer);
         self.connection
@@ -246,7 +256,7 @@ impl Client {
     }
 
     /// Sends one packet of each kind; every tenth video packet begins a key frame.
-    async fn send(&self, sequence: u16) {
+    pub async fn send(&self, sequence: u16) {
         let key = u8::from(!sequence.is_multiple_of(10));
         for (track, payload_type, stream, payload) in [
             (&self.audio, 111, self.streams.0, vec![0xfc; 80]),

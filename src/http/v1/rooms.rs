@@ -27,8 +27,9 @@ use crate::{
     },
     id::{AppId, RoomId},
     idempotency::{self, Claim, Made},
+    meetings::Status,
     rooms::{
-        self, Expected, Filter, Page, Password, Privacy, Room, RoomChange, RoomName,
+        self, Expected, Filter, MeetingStart, Page, Password, Privacy, Room, RoomChange, RoomName,
         RoomUrlsChange, RtmpUrl, Rules, RulesChange,
         property::{Property, UnixSec, is_blank},
     },
@@ -149,6 +150,18 @@ pub struct Done {
     /// What was done.
     #[schema(example = "Room successfully archived")]
     message: &'static str,
+}
+
+/// A meeting that has not ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenMeeting {
+    /// Its id: 24 hexadecimal digits.
+    #[schema(example = "61005784c3c9104421af1534")]
+    meeting_session_id: String,
+    /// Whether somebody has joined it.
+    #[schema(example = false)]
+    is_live: bool,
 }
 
 /// Create a room
@@ -338,6 +351,38 @@ pub async fn delete_room(
     Ok(HttpResponse::Ok().json(Done::archived()))
 }
 
+/// Open a meeting
+///
+/// A meeting is open in the room before anybody joins; `meetingStarted` is sent when the first one does. Where a meeting is
+/// open or live already, the answer names that one. In a room with `meetingStart: api` nobody can join without one: creating
+/// such a room opens its first, and this call each further one.
+#[utoipa::path(tag = "rooms", security(("secretKey" = []), ("bearer" = [])), params(
+    ("roomName" = String, Path, description = "The room's name", example = "standup"),
+), responses(
+    (status = 200, description = "The meeting that is open or live", body = OpenMeeting),
+    (status = 401, description = "`UNAUTHORIZED`", body = ApiError),
+    (status = 404, description = "`ROOM_NOT_FOUND`", body = ApiError),
+    (status = 410, description = "`ROOM_EXPIRED`: nobody could join", body = ApiError),
+))]
+#[post("/api/v1/room/{roomName}/start")]
+pub async fn start_meeting(
+    shared: Data<Shared>,
+    app: AuthenticatedApp,
+    name: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let name = existing(&name)?;
+    let mut tx = shared.db.begin(app.id).await?;
+    let meeting = rooms::start(&mut tx, app.id, &name, shared.clock.now(), &mut rand::rng())
+        .await?
+        .ok_or_else(ApiError::room_not_found)?;
+    tx.commit().await?;
+    shared.meetings.claim_soon();
+    Ok(HttpResponse::Ok().json(OpenMeeting {
+        meeting_session_id: meeting.id.to_string(),
+        is_live: meeting.status == Status::Live,
+    }))
+}
+
 /// What was answered of rooms a moment ago.
 pub type ShownRooms = Cache<(AppId, RoomName), Shown>;
 
@@ -411,6 +456,9 @@ pub(super) async fn create(
         rooms::create(&mut conn, app, change, defaults, master_key, now, rng).await?
     };
     shared.shown_rooms.forget(&(app, room.name.clone()));
+    if room.rules.meeting_start == MeetingStart::Api {
+        shared.meetings.claim_soon();
+    }
     Ok(Created {
         room,
         is_replayed: false,

@@ -4,12 +4,12 @@ use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-use super::{Decision, Effect, leave, rules, waiting};
+use super::{Decision, Effect, leave, rules, waiting, warnings};
 use crate::{
     id::ParticipantId,
     meetings::{
         Block, Connection, Fact, JoinRequest, Notice, Participant, Permissions, Person, Refusal,
-        ResumeHash, Role, Shown, Speaker, State, Status, Waiting,
+        ResumeHash, Role, Sharing, Shown, Speaker, State, Status, Waiting,
         admission::{self, Applicant},
     },
 };
@@ -93,6 +93,8 @@ pub fn let_in(
         connection: request.connection,
         shown: Shown::default(),
         permissions: Permissions::new(),
+        sharing: Sharing::default(),
+        warned: Vec::new(),
     };
     let (id, newcomer) = (participant.id, Person::from(&participant));
     let others = others().map(Person::from).collect();
@@ -118,6 +120,7 @@ pub fn let_in(
         notice: Notice::Joined(newcomer),
     });
     decision.facts.push(Fact::Joined(participant));
+    warnings::repeat(decision, state, id, None);
 }
 
 /// A lost connection is back.
@@ -169,5 +172,8 @@ pub fn resume(
             waiting,
         },
     ));
+    if let Some(away) = participant.away {
+        warnings::repeat(decision, state, id, Some(away.since));
+    }
     Ok(())
 }

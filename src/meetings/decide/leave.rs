@@ -7,7 +7,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Decision, Effect, rules};
 use crate::{
     id::ParticipantId,
-    meetings::{Away, EndReason, Fact, Farewell, LeaveReason, Notice, Participant, State},
+    meetings::{
+        Away, EndReason, Fact, Farewell, LeaveReason, Notice, Participant, Role, State, Status,
+    },
 };
 
 /// A participant's connection is lost, and was last known to stand `since`.
@@ -93,10 +95,14 @@ pub fn end_at(
         let dismiss = Effect::Dismiss(waiting.request.participant, last);
         decision.effects.push(dismiss);
     }
-    decision.facts.push(match state.started_at {
-        Some(_) => Fact::Ended { at, reason },
-        None => Fact::Abandoned { at },
-    });
+    // Whoever opened it by a call waits to hear of it.
+    decision
+        .facts
+        .push(if state.started_at.is_some() || state.is_awaiting() {
+            Fact::Ended { at, reason }
+        } else {
+            Fact::Abandoned { at }
+        });
 }
 
 /// Ends one stay among others, who are told.
@@ -131,6 +137,41 @@ pub fn make_room(
         except: Some(newcomer),
         notice,
     });
+}
+
+/// What follows from leaves: where the last moderator has left, the meeting may end; one may be alone. Whoever is waited for is
+/// in until that is over.
+pub fn follow(decision: &mut Decision, state: &State, now: DateTime<Utc>) {
+    let gone = decision.facts.iter().filter_map(|fact| match fact {
+        Fact::Left {
+            participant, at, ..
+        } => {
+            let at = participant.away.map_or(*at, |away| away.until.min(now));
+            Some((at, participant.role == Role::Moderator))
+        }
+        _ => None,
+    });
+    let (mut at, mut moderated) = (None, false);
+    for (gone_at, moderates) in gone {
+        at = at.max(Some(gone_at));
+        moderated |= moderates;
+    }
+    let Some(at) = at else {
+        return;
+    };
+    let after = decision.after(state).into_owned();
+    if after.status == Status::Ended {
+        return;
+    }
+    let moderators = after
+        .participants
+        .iter()
+        .filter(|participant| participant.role == Role::Moderator);
+    if after.room.rules.end_when_moderator_leaves && moderated && moderators.count() == 0 {
+        end(decision, &after, at, EndReason::ModeratorLeft);
+    } else if after.participants.len() == 1 && state.participants.len() > 1 {
+        decision.facts.push(Fact::OneLeft { since: at });
+    }
 }
 
 /// Ends a stay; returns when it ended. Whoever was away left when their connection was lost, and for that reason: they

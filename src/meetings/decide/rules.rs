@@ -8,12 +8,16 @@ use crate::{
     rooms::Room,
 };
 
-/// The room has changed. Limits of stays move with it; nobody is put out for want of a place.
+/// The room has changed, and every deadline with it: those of the meeting because they are worked out of its rules, those of
+/// stays here. What is over by a new rule was rightly so until now, and ends now. Nobody is put out for want of a place.
 pub fn change(decision: &mut Decision, state: &State, room: &Room, now: DateTime<Utc>) {
     if room.version <= state.room.version {
         return; // Read before what is known already.
     }
-    decision.facts.push(Fact::Ruled(Box::new(room.clone())));
+    decision.facts.push(Fact::Ruled {
+        room: Box::new(room.clone()),
+        at: now,
+    });
     for participant in &state.participants {
         limit_anew(decision, participant, room, now);
     }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Decision, Effect};
-use crate::meetings::{ChatMessage, Fact, Notice, Participant, ShownChange};
+use crate::meetings::{ChatMessage, Fact, Notice, Participant, Sharing, ShownChange};
 
 /// A participant says something of their devices or hand.
 pub fn show(decision: &mut Decision, participant: &Participant, change: ShownChange) {
@@ -13,6 +13,17 @@ pub fn show(decision: &mut Decision, participant: &Participant, change: ShownCha
         participant: id,
         shown,
     });
+    let sharing = Sharing {
+        says_sound: participant.sharing.says_sound || change.is_muted.is_some(),
+        says_picture: participant.sharing.says_picture || change.is_video_off.is_some(),
+        ..participant.sharing
+    };
+    if sharing != participant.sharing {
+        decision.facts.push(Fact::Shares {
+            participant: id,
+            sharing,
+        });
+    }
     let notice = Notice::Updated {
         participant: id,
         shown,

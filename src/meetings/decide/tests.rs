@@ -18,11 +18,15 @@ use crate::{
     webhooks::RoomUrls,
 };
 
+mod ends;
+
 /// A meeting with its history.
 struct Simulated {
     state: State,
     now: DateTime<Utc>,
     facts: Vec<Fact>,
+    /// Whom the people in it were warned of what, and when.
+    warnings: Vec<(Option<ParticipantId>, DateTime<Utc>, DateTime<Utc>)>,
     joins: u8,
     /// Numbers the connections that resume.
     connections: u64,
@@ -53,7 +57,7 @@ impl Simulated {
             archived_at: None,
         };
         let state = State {
-            id: MeetingId::from_bytes([3; 12]),
+            id: MeetingId::from_bytes([203; 12]),
             status: Status::Open,
             room,
             participants: Vec::new(),
@@ -66,6 +70,10 @@ impl Simulated {
             created_at: start(),
             started_at: None,
             empty_since: Some(start()),
+            one_left_since: None,
+            last_shared_at: None,
+            ruled_at: start(),
+            warned: Vec::new(),
             last_at: start(),
             next_seq: 1,
         };
@@ -73,6 +81,7 @@ impl Simulated {
             state,
             now: start(),
             facts: Vec::new(),
+            warnings: Vec::new(),
             joins: 0,
             connections: 1000,
         }
@@ -84,6 +93,16 @@ impl Simulated {
             apply(&mut self.state, fact);
         }
         self.facts.extend(decision.facts.iter().cloned());
+        for effect in &decision.effects {
+            let (to, notice) = match effect {
+                Effect::Tell(to, notice) => (Some(*to), notice),
+                Effect::TellAll { notice, .. } => (None, notice),
+                _ => continue,
+            };
+            if let Notice::Warning { ends_at, .. } = notice {
+                self.warnings.push((to, self.now, *ends_at));
+            }
+        }
         Ok(decision)
     }
 
@@ -142,6 +161,7 @@ impl Simulated {
     }
 
     fn claimed(&mut self, renewed_at: DateTime<Utc>) {
+        self.read_anew(renewed_at);
         self.input(&Input::Claimed {
             renewed_at,
             reason: LeaveReason::ServerCrash,
@@ -149,16 +169,25 @@ impl Simulated {
         .unwrap();
     }
 
+    /// What is not stored is lost.
+    fn read_anew(&mut self, renewed_at: DateTime<Utc>) {
+        let quiet_since = self.state.quiet_since();
+        let state = &mut self.state;
+        let known = quiet_since.filter(|_| state.room.rules.end_after_no_activity.is_some());
+        state.last_shared_at = known.or(state
+            .started_at
+            .map(|started_at| renewed_at.max(started_at)));
+        state.warned.clear();
+        for participant in &mut state.participants {
+            (participant.shown, participant.sharing) = Default::default();
+            participant.warned.clear();
+        }
+    }
+
     /// Time goes by, and what becomes due fires at its instant, or `late` after it.
     fn advance(&mut self, by: TimeDelta, late: TimeDelta) {
         let end = self.now + by;
-        while let Some(due) = self
-            .state
-            .deadlines()
-            .into_values()
-            .min()
-            .filter(|due| *due + late <= end)
-        {
+        while let Some(due) = self.state.next_due().filter(|due| *due + late <= end) {
             self.now = self.now.max(due + late);
             self.fire();
         }
@@ -168,17 +197,11 @@ impl Simulated {
     /// Fires what is due, the oldest first, as the owner does; what that makes due fires next.
     fn fire(&mut self) {
         for _ in 0..10 {
-            let mut due: Vec<_> = self
-                .state
-                .deadlines()
-                .into_iter()
-                .filter(|(_, due)| *due <= self.now)
-                .collect();
+            let due = self.state.due(self.now);
             if due.is_empty() {
                 return;
             }
-            due.sort_by_key(|(_, due)| *due);
-            for (key, _) in due {
+            for key in due {
                 let _ = self.input(&Input::Due(key)); // refused once the meeting has ended
             }
         }
@@ -647,6 +670,7 @@ proptest! {
                 }
                 Step::Crash { for_millis } => {
                     meeting.now += TimeDelta::milliseconds(for_millis);
+                    meeting.read_anew(alive);
                     drop(meeting.input(&Input::Claimed { renewed_at: alive, reason: LeaveReason::ServerCrash }));
                     meeting.fire();
                 }
@@ -685,8 +709,9 @@ proptest! {
                 }
                 Fact::Started { .. } => prop_assert_eq!(announced, 1, "started once, and first"),
                 Fact::WentAway { .. } | Fact::CameBack { .. } | Fact::Limited { .. } | Fact::Showed { .. } | Fact::Connected(_)
-                | Fact::Ruled(_) | Fact::Knocked(_) | Fact::WaitsNoMore { .. } | Fact::Locked(_) | Fact::Extended(_) | Fact::Blocked(_)
-                | Fact::Permitted { .. } => {}
+                | Fact::Knocked(_) | Fact::WaitsNoMore { .. } | Fact::Locked(_) | Fact::Extended(_) | Fact::Blocked(_)
+                | Fact::Permitted { .. }
+                | Fact::OneLeft { .. } | Fact::Shares { .. } | Fact::Active { .. } | Fact::Warned { .. } | Fact::Ruled { .. } => {}
             }
         }
         prop_assert_eq!(meeting.state.next_seq, announced + 1);

@@ -11,7 +11,7 @@ use crate::{
     deadlines::Key,
     id::{BatchId, MeetingId, NodeId},
     meetings::{
-        Command, Connection, LeaveReason, Shown, State, Status,
+        Command, Connection, LeaveReason, Sharing, Shown, State, Status,
         commit::{self, Change},
         decide::is_stored_deadline,
         owner::Lease,
@@ -194,9 +194,12 @@ impl Row {
 fn reread(state: &State, room: &Room) -> State {
     let mut state = state.clone();
     state.room = room.clone();
+    state.warned.clear();
     for participant in &mut state.participants {
         participant.connection = Connection::default();
         participant.shown = Shown::default();
+        participant.sharing = Sharing::default();
+        participant.warned.clear();
         if let Some(away) = &mut participant.away {
             away.until = away.since;
             away.reason = LeaveReason::ConnectionLost;

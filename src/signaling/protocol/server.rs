@@ -118,6 +118,12 @@ enum Message<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         data: Option<Arc<serde_json::Value>>,
     },
+    RoomOpen,
+    Warning {
+        reason: &'static str,
+        ends_at: i64,
+        seconds_left: i64,
+    },
     Ended {
         reason: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -326,6 +332,19 @@ pub fn frames<'a>(
             },
         ),
         Notice::NotNegotiated(why) => error(&Problem::NotNegotiated(why.clone()), now),
+        Notice::Warning { reason, ends_at } => {
+            let sender = audience
+                .participant
+                .map_or(Sender::Nobody, Sender::Participant);
+            // What has begun counts: of 59.9 s the last one is still there.
+            let left = (*ends_at - now).num_milliseconds().max(0);
+            let message = Message::Warning {
+                reason: reason.as_str(),
+                ends_at: ends_at.timestamp_millis(),
+                seconds_left: (left + 999) / 1000,
+            };
+            frame(sender, now, message)
+        }
         Notice::Restarting => return Vec::new(),
         Notice::Ended(farewell) => {
             let message = Message::Ended {
@@ -336,6 +355,16 @@ pub fn frames<'a>(
             frame(told, now, message)
         }
     }]
+}
+
+/// The frame that tells a socket that the room it waits for is open.
+pub fn room_open(room: &RoomName, now: DateTime<Utc>) -> ServerFrame<'_> {
+    ServerFrame {
+        room_id: room.as_str(),
+        participant_id: Sender::Nobody,
+        timestamp: now.timestamp_millis(),
+        message: Message::RoomOpen,
+    }
 }
 
 /// The frame that says that a client's frame came to nothing.
