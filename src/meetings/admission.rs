@@ -342,8 +342,9 @@ pub fn check(
     }
     let inside = meeting.map_or(&[][..], |state| &state.participants);
     let replaced = replaced(room.rules.duplicate_user, applicant, inside)?;
-    let must_wait = must_wait(room, applicant, meeting)?;
-    check_place(room, inside.len() - replaced.len())?;
+    let inside = inside.len() - replaced.len();
+    let must_wait = must_wait(room, applicant, meeting, inside)?;
+    check_place(room, inside)?;
     Ok(WayIn {
         replaced,
         must_wait,
@@ -364,6 +365,9 @@ pub fn check_admitted(
     let room = &state.room;
     check_time(&room.rules, now)?;
     check_credentials(room, applicant, now)?;
+    if applicant.is_blocked(state) {
+        return Err(Refusal::Ejected);
+    }
     let replaced = replaced(room.rules.duplicate_user, applicant, &state.participants)?;
     check_place(room, state.participants.len() - replaced.len())?;
     Ok(replaced)
@@ -374,6 +378,7 @@ fn must_wait(
     room: &Room,
     applicant: &Applicant<'_>,
     meeting: Option<&State>,
+    inside: usize,
 ) -> Result<bool, Refusal> {
     if applicant.role() == Role::Moderator {
         return Ok(false);
@@ -386,7 +391,9 @@ fn must_wait(
             Err(Refusal::RoomLocked)
         };
     }
-    Ok(room.rules.waiting_room || knocks(room, applicant))
+    // Whoever is to moderate because nobody is in would wait for nobody.
+    let leads = room.rules.first_joiner_moderates && inside == 0;
+    Ok(room.rules.waiting_room && !leads || knocks(room, applicant))
 }
 
 /// Whether there is a place beside those who are in already.

@@ -75,7 +75,7 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
     match input {
         Input::Join(request) => join::join(made, state, request, now)?,
         Input::Resume { hash, connection } => join::resume(made, state, hash, *connection)?,
-        Input::Leave { by, .. } | Input::Disconnected { by, .. }
+        Input::Leave { by, .. } | Input::Disconnected { by, .. } | Input::Unheard { by }
             if let Some(waiting) = state.waiter(*by) =>
         {
             waiting::gone(made, state, waiting);

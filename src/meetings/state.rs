@@ -441,7 +441,9 @@ impl JoinRequest {
         let grant = self.grant.as_ref();
         let token = grant.map(|grant| Block::Token(grant.token));
         let person = grant.and_then(|grant| grant.identity.external_user_id.clone());
-        let banned = person.map(Block::Person).filter(|_| is_ban);
+        let address = self.address.filter(|_| grant.is_none());
+        let banned = person.map(Block::Person).or(address.map(Block::Address));
+        let banned = banned.filter(|_| is_ban);
         [token, banned].into_iter().flatten().collect()
     }
 }

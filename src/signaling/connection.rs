@@ -327,6 +327,10 @@ impl Connection {
             }
             if matches!(notice, Notice::Welcome { .. }) {
                 place.waits = false;
+                // Whoever only waited until now has come in by the socket.
+                if let Some(toll) = self.client.toll.take() {
+                    toll.give_back();
+                }
             }
             for frame in protocol::frames(&notice, &place.audience(), now) {
                 send(&mut self.session, &frame).await?;
@@ -539,7 +543,9 @@ impl Connection {
         let entering = self.entering.take();
         match (outcome, entering) {
             (Ok(seat), Some(entering)) => {
-                if let Some(toll) = self.client.toll.take() {
+                if !seat.waits
+                    && let Some(toll) = self.client.toll.take()
+                {
                     toll.give_back();
                 }
                 let Entering {

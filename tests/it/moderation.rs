@@ -1133,3 +1133,43 @@ async fn while_nobody_owns_the_meeting_the_caller_is_told_that_it_is_still_to_be
     })
     .await;
 }
+
+#[sqlx::test]
+async fn who_is_to_moderate_because_nobody_is_in_waits_for_nobody(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    let rules = json!({ "roomName": "standup", "waitingRoom": true, "firstJoinerModerates": true });
+    test.room(rules).await;
+    let mut ann = test.join("standup", "Ann").await;
+    let mut ben = waits(&test, "Ben", &mut [&mut ann]).await;
+    ann.send(json!({ "type": "admit-user", "targetId": ben.id }))
+        .await;
+    ben.until("participant-joined").await;
+    ben.until("participant-joined").await;
+    ann.expect("participant-joined").await;
+    let cem = waits(&test, "Cem", &mut [&mut ann]).await;
+    // Whoever takes over learns who waits.
+    ann.close(1000).await;
+    ben.expect("participant-left").await;
+    assert_eq!(ben.expect("participant-updated").await["isModerator"], true);
+    assert_eq!(
+        ben.expect("waiting-room").await["participantId"],
+        cem.id.as_str()
+    );
+}
+
+#[sqlx::test]
+async fn a_socket_by_which_somebody_only_waits_counts_against_their_address(pool: PgPool) {
+    let test = TestApp::with(pool, &["--anonymous-rate-per-minute", "3"]).await;
+    test.room(json!({ "roomName": "standup", "waitingRoom": true }))
+        .await;
+    let mut ann = waits(&test, "Ann", &mut []).await;
+    let _ben = waits(&test, "Ben", &mut []).await;
+    let _cem = waits(&test, "Cem", &mut []).await;
+    let (status, _) = test.socket_with(&[]).await.err().unwrap();
+    assert_eq!(status, 429);
+    let these = json!({ "participantSessionIds": [ann.id] });
+    does(&test, "waiting/admit", these).await;
+    ann.expect("participant-joined").await;
+    assert!(ann.is_in().await);
+    assert!(test.socket_with(&[]).await.is_ok(), "hers counts no more");
+}

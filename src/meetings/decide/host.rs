@@ -1,6 +1,6 @@
 //! Whoever leads a room that makes its first joiner moderator.
 
-use super::{Decision, Effect};
+use super::{Decision, Effect, waiting};
 use crate::{
     id::ParticipantId,
     meetings::{Fact, Notice, Participant, Person, Role, State},
@@ -43,5 +43,6 @@ pub fn hand_over(decision: &mut Decision, state: &State) {
             except: None,
             notice: Notice::Changed(promoted),
         });
+        waiting::show(decision, state, next.id);
     }
 }

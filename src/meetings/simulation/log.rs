@@ -140,7 +140,8 @@ impl Log {
         });
         let mut kept = change.after.deadlines();
         kept.retain(|key, _| is_stored_deadline(key));
-        row.commands.retain(|(id, _)| !change.commands.contains(id));
+        row.commands
+            .retain(|(id, _)| change.commands.iter().all(|(obeyed, _)| obeyed != id));
         (row.state, row.batch) = (change.after.clone(), Some(change.batch));
         if row.state.status == Status::Ended {
             self.last.push((row.lease.meeting, row.batch));

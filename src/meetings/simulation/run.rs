@@ -23,7 +23,7 @@ use crate::{
         admission::{self, Applicant},
         book::{Ask, Book, Decided},
         commit,
-        owner::{Envelope, Lease, Sender, inside},
+        owner::{Entered, Envelope, Lease, Sender, inside},
     },
 };
 
@@ -128,7 +128,7 @@ struct Person {
     /// Times in a row that they were told to try again.
     refused: u32,
     /// Kept while they wait to be let in.
-    answer: Option<oneshot::Receiver<Result<ParticipantId, Refusal>>>,
+    answer: Option<oneshot::Receiver<Result<Entered, Refusal>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -665,6 +665,8 @@ impl<'a> Run<'a> {
                 let input = match command {
                     Command::End { reason, at } => Input::End { reason, at },
                     Command::Rules => Input::Rules(Box::new(self.log.room.clone())),
+                    // Nobody acts by call here.
+                    Command::Act { .. } => continue,
                 };
                 self.owners[index].book.put(Envelope {
                     input,
@@ -704,7 +706,7 @@ impl<'a> Run<'a> {
         if owner.book.is_away() && owner.retry.is_none() && owner.asked.is_none() {
             owner.retry = Some(now + TimeDelta::milliseconds(200));
         }
-        let next = owner.book.state().deadlines().into_values().min();
+        let next = owner.book.state().next_due();
         owner.due = next.map(|due| due.max(now) + late);
     }
 
@@ -809,7 +811,11 @@ impl<'a> Run<'a> {
                         participant,
                         connection: outbox.connection,
                     };
-                    if reply.send(Ok(participant)).is_err() {
+                    let entered = Entered {
+                        participant,
+                        waits: false,
+                    };
+                    if reply.send(Ok(entered)).is_err() {
                         let notices = self.millis(5000);
                         self.set(notices, Timer::Notice(epoch, participant, by.connection.0));
                     } else if let Some(person) = self.people.get_mut(&visit) {
