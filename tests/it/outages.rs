@@ -165,7 +165,7 @@ async fn whoever_joined_by_a_commit_whose_answer_was_lost_has_left_again(pool: P
         &left[0]["leaveReason"],
         &left[0]["durationSec"],
     );
-    assert_eq!(what, (&json!("Ben"), &json!("connectionLost"), &json!(0)));
+    assert_eq!(what, (&json!("Ben"), &json!("joinAborted"), &json!(0)));
     test.join("standup", "Cem").await;
     ann.until("participant-joined").await;
     let seqs: Vec<i64> = sqlx::query_scalar("select seq from events order by seq")

@@ -47,6 +47,7 @@ const MEETING_RULES: &[MeetingRule] = &[
 const OTHER_REASONS: &[&str] = &[
     "left",
     "connectionLost",
+    "joinAborted",
     "serverCrash",
     "serverShutdown",
     "roomDeleted",
