@@ -273,7 +273,8 @@ impl Check<'_> {
     }
 
     fn settled(&self, due: DateTime<Utc>) -> DateTime<Utc> {
-        self.world.settled(due, self.own_troubles)
+        self.world
+            .settled(due, TimeDelta::zero(), self.own_troubles)
     }
 
     /// Whether a rule that fired at `at` fired when it was due by one of the rules in force, or as soon as a change made it so.
@@ -298,7 +299,10 @@ impl Check<'_> {
         let fail = |what: &str| format!("event {} ({reason}): {what}", entry.seq);
         if !self.admitted.contains(&stay.id) {
             let joined = course.inside.get(&stay.id).map(|(_, joined)| *joined);
-            let soon = self.settled(joined.unwrap_or(entry.committed)) + TimeDelta::seconds(40);
+            // Their silence is noticed, and then they may come back.
+            let time = TimeDelta::seconds(40);
+            let joined = joined.unwrap_or(entry.committed);
+            let soon = self.world.settled(joined, time, self.own_troubles);
             self.holds(entry.committed <= soon, || {
                 fail("they never heard that they are in, and are for long")
             });

@@ -84,12 +84,17 @@ impl World {
         Self { turns, troubles }
     }
 
-    /// When what was to happen at `due` has happened, at the latest: once nothing was wrong for as long as a takeover takes,
-    /// neither with the machines nor, at the times in `own`, with the room alone.
-    pub fn settled(&self, due: DateTime<Utc>, own: &[DateTime<Utc>]) -> DateTime<Utc> {
+    /// When what takes `time` and was to begin at `due` has happened, at the latest: once nothing was wrong for so long and
+    /// for as long as a takeover takes, neither with the machines nor, at the times in `own`, with the room alone.
+    pub fn settled(
+        &self,
+        due: DateTime<Utc>,
+        time: TimeDelta,
+        own: &[DateTime<Utc>],
+    ) -> DateTime<Utc> {
         let mut since = due;
         loop {
-            let until = since + TAKEOVER;
+            let until = since + time + TAKEOVER;
             let later = self.troubles.partition_point(|(_, end)| *end < since);
             let machines = self.troubles[later..].iter();
             let machines = machines.take_while(|(begin, _)| *begin <= until);
