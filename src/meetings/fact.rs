@@ -188,9 +188,10 @@ pub fn apply(state: &mut State, fact: &Fact) {
                 .participants
                 .retain(|known| known.id != participant.id);
             state.last_at = state.last_at.max(*at);
-            if state.participants.is_empty() {
-                state.empty_since = Some(state.last_at);
-                state.one_left_since = None;
+            match state.participants.len() {
+                0 => (state.empty_since, state.one_left_since) = (Some(state.last_at), None),
+                1 => state.one_left_since = state.one_left_since.or(Some(state.last_at)),
+                _ => {}
             }
         }
         Fact::Blocked(block) => {

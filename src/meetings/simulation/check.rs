@@ -39,6 +39,15 @@ const MEETING_RULES: &[MeetingRule] = &[
         let wait = TimeDelta::from(rules.end_when_empty_after);
         course.empty_since.map(|since| since + wait)
     }),
+    MeetingRule("durationReached", |rules, course| {
+        let limit = TimeDelta::from(rules.meeting_duration?);
+        Some(course.started_at + limit)
+    }),
+    // Nobody shares anything here.
+    MeetingRule("noActivity", |rules, course| {
+        let limit = TimeDelta::from(rules.end_after_no_activity?);
+        Some(course.started_at + limit)
+    }),
     MeetingRule("roomExpired", |rules, _| {
         rules.expires_at().filter(|_| rules.eject_at_expiry)
     }),
@@ -61,6 +70,10 @@ struct Course {
     last_at: DateTime<Utc>,
     /// Since when nobody is in.
     empty_since: Option<DateTime<Utc>>,
+    /// Between which times one was left alone: of whoever was waited for, only when the connection was lost is told.
+    alone: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// When it was committed that the last moderator had left, where the meeting ends by that.
+    unmoderated: Option<DateTime<Utc>>,
     /// When the last event was committed.
     committed: DateTime<Utc>,
     /// Who is in, and when that was committed.
@@ -151,6 +164,8 @@ impl Check<'_> {
             started_at: first.at,
             last_at: first.at,
             empty_since: None,
+            alone: None,
+            unmoderated: None,
             committed: first.committed,
             inside: BTreeMap::new(),
         };
@@ -173,6 +188,10 @@ impl Check<'_> {
                 || fail("the start is the first"),
             );
             self.in_time(&course, entry);
+            let goes_on = course
+                .unmoderated
+                .is_some_and(|committed| committed != entry.committed);
+            self.holds(!goes_on, || fail("its last moderator had left"));
             match &entry.kind {
                 Kind::ParticipantJoined(stay) => {
                     stays += 1;
@@ -191,6 +210,9 @@ impl Check<'_> {
                         fail("more are in than may be")
                     });
                     course.empty_since = None;
+                    if course.inside.len() > 1 {
+                        course.alone = None;
+                    }
                 }
                 Kind::ParticipantLeft {
                     stay,
@@ -213,6 +235,14 @@ impl Check<'_> {
                     self.holds(same, || fail("usage is not the stay"));
                     self.stay_ended(&course, entry, stay, reason);
                     course.inside.remove(&stay.id);
+                    match course.inside.len() {
+                        0 if reason != "oneLeft" => course.alone = None,
+                        1 => course.alone = Some((entry.at, entry.committed)),
+                        _ => {}
+                    }
+                    if self.ends_with(&course, entry, stay) {
+                        course.unmoderated = Some(entry.committed);
+                    }
                 }
                 Kind::MeetingEnded {
                     reason,
@@ -314,7 +344,8 @@ impl Check<'_> {
             );
             return;
         }
-        if let Some(MeetingRule(..)) = MEETING_RULES.iter().find(|rule| rule.0 == reason) {
+        let is_rule = MEETING_RULES.iter().any(|rule| rule.0 == reason);
+        if is_rule || ["oneLeft", "moderatorLeft"].contains(&reason) {
             // With the meeting, which is looked at when it ends.
             let ended = self
                 .row
@@ -347,8 +378,42 @@ impl Check<'_> {
         }
     }
 
+    /// Whether the meeting ends because somebody has left: the last who moderates, of those who heard that they do.
+    fn ends_with(&self, course: &Course, entry: &Entry, left: &Stay) -> bool {
+        let mut moderators = course.inside.values().filter(|(stay, _)| stay.is_admin);
+        let mut rules = self.in_force(entry.at, entry.committed);
+        left.is_admin
+            && self.admitted.contains(&left.id)
+            && !course.inside.is_empty()
+            && moderators.next().is_none()
+            // Who was made moderator meanwhile, no event tells.
+            && rules.all(|(_, rules)| rules.end_when_moderator_leaves)
+            && !self.versions().any(|(_, _, rules)| rules.first_joiner_moderates)
+    }
+
     fn meeting_ended(&self, course: &Course, entry: &Entry, reason: &str) {
         let fail = |what: &str| format!("event {} ({reason}): {what}", entry.seq);
+        if reason == "oneLeft" {
+            let is_due = self
+                .in_force(entry.at, entry.committed)
+                .any(|(since, rules)| {
+                    let limit = rules.end_when_one_left_after.map(TimeDelta::from);
+                    limit.zip(course.alone).is_some_and(|(limit, (from, to))| {
+                        let changed = (since..=self.settled(since)).contains(&entry.at);
+                        from + limit <= entry.at && (entry.at <= to + limit || changed)
+                    })
+                });
+            return self.holds(is_due, || fail("it was not due"));
+        }
+        if reason == "moderatorLeft" {
+            let left = self.row.events.iter().any(|other| {
+                other.committed == entry.committed
+                    && matches!(&other.kind, Kind::ParticipantLeft { stay, .. } if stay.is_admin)
+            });
+            let mut rules = self.in_force(entry.at, entry.committed);
+            let ends = rules.any(|(_, rules)| rules.end_when_moderator_leaves);
+            return self.holds(left && ends, || fail("no moderator left"));
+        }
         match MEETING_RULES.iter().find(|rule| rule.0 == reason) {
             Some(MeetingRule(_, due)) => {
                 self.holds(
@@ -383,6 +448,14 @@ impl Check<'_> {
                     )
                 });
             }
+            let limit = rules.end_when_one_left_after.map(TimeDelta::from);
+            let alone = limit
+                .zip(course.alone)
+                .map(|(limit, (_, since))| since + limit);
+            let late = overdue(alone, course.committed);
+            self.holds(late.is_none(), || {
+                format!("event {}: one was alone until {late:?}", entry.seq)
+            });
             for (stay, joined) in course.inside.values() {
                 let visit = &self.script.visits[script::visit(stay.id)];
                 for StayRule(reason, due) in STAY_RULES {
