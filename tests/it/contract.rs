@@ -402,6 +402,15 @@ async fn plant(test: &TestApp, receiver: &Receiver) -> Names {
     .execute(&test.pool)
     .await
     .unwrap();
+    sqlx::query(
+        "insert into mails (id, app_id, topic, recipient, subject, body_text, body_html, created_at, outcome, ended_at)
+         values ('acme-mail-id', $1, 'acme', 'ann@acme.example', 'acme', 'acme', 'acme', $2, 'sent', $2)",
+    )
+    .bind(test.app.app.id)
+    .bind(test.now())
+    .execute(&test.pool)
+    .await
+    .unwrap();
     for operation in operations() {
         let mut names = operation
             .parameters
@@ -751,8 +760,9 @@ async fn every_route_is_in_the_document_and_what_the_document_has_is_served(pool
             request.headers.retain(|(name, _)| name != "Authorization");
         }
         let answer = Answer::at(&test.address, &request.bytes()).await;
+        let is_unknown = answer.body.contains(r#""code":"NOT_FOUND""#);
         assert!(
-            ![404, 405].contains(&answer.status),
+            !is_unknown && answer.status != 405,
             "{method} {path}: {answer:?}"
         );
         let status = answer.status;

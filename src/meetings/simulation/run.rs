@@ -802,6 +802,7 @@ impl<'a> Run<'a> {
                     Sender::Entering(outbox, reply),
                     Ok(Decision {
                         entered: Some(participant),
+                        waits,
                         effects,
                         ..
                     }),
@@ -811,19 +812,24 @@ impl<'a> Run<'a> {
                         participant,
                         connection: outbox.connection,
                     };
-                    let entered = Entered {
-                        participant,
-                        waits: false,
-                    };
-                    if reply.send(Ok(entered)).is_err() {
+                    let entered = Entered { participant, waits };
+                    let is_gone = reply.send(Ok(entered)).is_err();
+                    if is_gone || waits {
                         let notices = self.millis(5000);
                         self.set(notices, Timer::Notice(epoch, participant, by.connection.0));
-                    } else if let Some(person) = self.people.get_mut(&visit) {
-                        person.is = Is::In(epoch, by);
-                        (person.was, person.refused, person.answer) = (Some(participant), 0, None);
-                        if matches!(envelope.input, Input::Join(_)) {
-                            self.admitted.push(participant);
+                    }
+                    match self.people.get_mut(&visit).filter(|_| !is_gone) {
+                        // Nobody here waits for a moderator's word.
+                        Some(person) if waits => (person.is, person.answer) = (Is::Out, None),
+                        Some(person) => {
+                            person.is = Is::In(epoch, by);
+                            (person.was, person.refused, person.answer) =
+                                (Some(participant), 0, None);
+                            if matches!(envelope.input, Input::Join(_)) {
+                                self.admitted.push(participant);
+                            }
                         }
+                        None => {}
                     }
                     self.effects(epoch, effects);
                 }
