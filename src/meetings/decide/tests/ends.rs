@@ -542,8 +542,10 @@ impl Followed {
         if people_shown.any(|person| person.sharing.microphone && !person.shown.is_muted) {
             self.shared = now;
         }
-        if people.len() > 1 {
-            self.together = now;
+        match people.len() {
+            0 => self.together = None,
+            1 => {}
+            _ => self.together = now,
         }
         if people.iter().any(|person| person.role == Role::Moderator) {
             self.moderated = now;
