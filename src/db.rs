@@ -292,10 +292,20 @@ impl Db {
     }
 
     /// A transaction of `plenum_app` that sees the rows of `app` and no others.
+    ///
+    /// To whom it is too long may stop waiting: what they began is then finished, and rolled back. Dropped half-way, it would
+    /// leave a connection in the pool that has a transaction open and does not know it (sqlx 0.9 counts one only once it has
+    /// begun), and whatever is done on that by itself would not be committed.
     pub async fn begin(&self, app: AppId) -> sqlx::Result<PgTransaction<'static>> {
         // One round trip. An id is hexadecimal digits alone.
         let begin = format!("begin; select set_config('plenum.app_id', '{app}', true)");
-        self.app.begin_with(AssertSqlSafe(begin)).await
+        let pool = self.app.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it ends by itself, within the time limits of Postgres"
+        )]
+        let begun = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(begin)).await });
+        begun.await.map_err(|_| sqlx::Error::WorkerCrashed)?
     }
 
     /// A connection of `plenum_app` that sees no tenant, for statements that name theirs themselves: such a one is a

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use rand::Rng;
 use sqlx::PgConnection;
@@ -65,11 +67,19 @@ impl Error {
 ///
 /// [`Error::Fenced`] when another node has claimed the meeting since; [`Error::Unknown`] when only the commit failed.
 pub async fn commit(db: &Db, change: &Change, rng: &mut impl Rng) -> Result<(), Error> {
+    // To wait for one's turn is no doubt: nothing has been asked yet. And to give up half-way what many wait for would be
+    // work for nothing, which makes the others wait for longer still.
     let mut tx = db.begin(change.lease.app).await?;
-    write(&mut tx, change, rng).await?;
-    tx.commit()
-        .await
-        .map_err(|error| Error::Unknown(error.to_string()))
+    let stored = async {
+        write(&mut tx, change, rng).await?;
+        tx.commit()
+            .await
+            .map_err(|error| Error::Unknown(error.to_string()))
+    };
+    match tokio::time::timeout(PATIENCE, stored).await {
+        Ok(stored) => stored,
+        Err(_) => Err(Error::Unknown("no answer in time".to_owned())),
+    }
 }
 
 /// Whether the transaction with this batch id came about. One that is still under way is waited for.
@@ -84,6 +94,9 @@ pub async fn release(db: &Db, lease: &Lease, now: DateTime<Utc>) -> sqlx::Result
     store::release(&mut tx, lease, now).await?;
     tx.commit().await
 }
+
+/// A transaction that takes longer, once it has a connection, is in doubt.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
 async fn write(conn: &mut PgConnection, change: &Change, rng: &mut impl Rng) -> Result<(), Error> {
     let Change {

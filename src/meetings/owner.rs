@@ -220,12 +220,7 @@ impl Owner {
         let context = self.context.clone();
         self.step = Some(Box::pin(async move {
             let mut rng = SmallRng::from_rng(&mut rand::rng());
-            match tokio::time::timeout(PATIENCE, commit::commit(&context.db, &change, &mut rng))
-                .await
-            {
-                Ok(outcome) => outcome?,
-                Err(_) => return Err(commit::Error::Unknown("no answer in time".into())),
-            }
+            commit::commit(&context.db, &change, &mut rng).await?;
             if change.facts.iter().any(Fact::is_announced) {
                 context.webhooks.notify_one();
             }
@@ -267,7 +262,7 @@ impl Owner {
                 let (context, lease) = (self.context.clone(), self.lease);
                 self.step = Some(Box::pin(async move {
                     match tokio::time::timeout(
-                        PATIENCE,
+                        commit::PATIENCE,
                         commit::happened(&context.db, &lease, batch),
                     )
                     .await
@@ -552,8 +547,6 @@ const EVERY_SOURCE: [Source; 4] = [
 ];
 /// Commands that are remembered; as many as are read at once.
 const MOST_CARRIED: usize = 1000;
-/// A transaction that takes longer is in doubt.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Pause before Postgres is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 /// How often connections that have gone without a word are looked for.

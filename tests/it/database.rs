@@ -612,3 +612,27 @@ async fn a_statement_that_names_its_tenant_leaves_none_behind(pool: PgPool) {
     let mut tx = test.db.begin(app).await.unwrap();
     assert_eq!(count(&mut tx, "rooms", None).await, 1);
 }
+
+#[sqlx::test]
+async fn a_transaction_that_nobody_waits_for_any_more_leaves_no_connection_in_one(pool: PgPool) {
+    let db = Db::new(&pool.connect_options());
+    let app = AppId::from_bytes([1; 12]);
+    // Given up at every point of its way: while it connects, while it begins, and once it has begun.
+    for micros in (0..4000).step_by(20) {
+        let time = std::time::Duration::from_micros(micros);
+        let _ = tokio::time::timeout(time, db.begin(app)).await;
+    }
+    let open = "select count(*) from pg_stat_activity
+                where datname = current_database() and state like 'idle in transaction%'";
+    soon("all to be rolled back", async {
+        while sqlx::query_scalar::<_, i64>(open)
+            .fetch_one(&pool)
+            .await
+            .unwrap()
+            > 0
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
