@@ -1,8 +1,6 @@
 //! One transaction of a meeting's owner: its facts with their events, usage and deadlines, fenced by the epoch.
 
-use std::sync::Arc;
-
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use rand::Rng;
