@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Arg, CommandFactory};
 use secrecy::SecretString;
 
-use crate::{apps, cli::roles, db, http, mail, meetings, sfu, webhooks};
+use crate::{apps, cli::roles, db, http, mail, meetings, sfu, signaling, webhooks};
 
 /// Every setting of the server.
 #[derive(clap::Args, Clone, Debug)]
@@ -28,6 +28,9 @@ pub struct Config {
     /// Of live meetings.
     #[command(flatten)]
     pub meetings: meetings::Config,
+    /// Of the signaling sockets.
+    #[command(flatten)]
+    pub signaling: signaling::Config,
     /// Of the media plane.
     #[command(flatten)]
     pub sfu: sfu::Config,

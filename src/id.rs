@@ -124,6 +124,8 @@ ids! {
     DeliveryId;
     /// A message to the people of an app.
     MailId;
+    /// A message that somebody wrote.
+    ChatMessageId;
     /// One transaction of a meeting's owner.
     BatchId;
 }

@@ -11,6 +11,7 @@ pub mod http;
 pub mod signaling;
 
 pub mod apps;
+pub mod chat;
 pub mod idempotency;
 pub mod meetings;
 pub mod privacy;

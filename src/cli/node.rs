@@ -23,11 +23,12 @@ use crate::{
     http::{self, Shared},
     id::NodeId,
     mail,
-    meetings::Meetings,
+    meetings::{self, Meetings},
     privacy::Retention,
     rooms,
     sealed::MasterKey,
     sfu::{self, Sfu},
+    signaling,
     webhooks::Dispatcher,
 };
 
@@ -86,8 +87,11 @@ impl Node {
             clock.clone(),
             master_key.clone(),
             id,
-            sfu.clone(),
-            wake.clone(),
+            meetings::Edges {
+                sfu: sfu.clone(),
+                render: signaling::render,
+                webhooks: wake.clone(),
+            },
         );
         let rng = SmallRng::from_rng(&mut rand::rng());
         let dispatcher = Dispatcher::new(
@@ -122,6 +126,7 @@ impl Node {
             default_app_everywhere: config.apps.default_app.is_some(),
             ready: Arc::new(AtomicBool::new(false)),
             stopping: CancellationToken::new(),
+            signaling_ping: config.signaling.signaling_ping,
             figures: Arc::default(),
             limits: Arc::new(http::Limits::new(&config.http.limits)),
             metrics: Arc::new(http::Metrics::new(clock.now())),

@@ -382,6 +382,9 @@ impl From<Refusal> for ApiError {
             | Refusal::MeetingNotOpen
             | Refusal::Ejected
             | Refusal::Unauthorized(_)
+            | Refusal::NotAllowed(_)
+            | Refusal::MeshNotAllowed
+            | Refusal::SfuNotAllowed
             | Refusal::RoomLocked => StatusCode::FORBIDDEN,
             Refusal::RoomExpired | Refusal::MeetingEnded => StatusCode::GONE,
             Refusal::DuplicateUser

@@ -17,9 +17,12 @@ mod tls;
 mod v1;
 mod warnings;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -136,6 +139,8 @@ pub struct Shared {
     pub ready: Arc<AtomicBool>,
     /// Cancelled when the server stops: sockets take no more joins.
     pub stopping: CancellationToken,
+    /// How often signaling sockets are pinged.
+    pub signaling_ping: Duration,
     /// What `/health` tells, of each app and of all.
     pub figures: Arc<Figures>,
     /// Who has asked how often.

@@ -3,7 +3,7 @@
 use std::{net::TcpListener, num::NonZero, panic::AssertUnwindSafe, time::Duration};
 
 use actix_web::{
-    App, Error, HttpMessage, HttpRequest, HttpResponse, HttpServer, Responder,
+    App, Error, FromRequest, HttpMessage, HttpRequest, HttpResponse, HttpServer, Responder,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
     error::InternalError,
@@ -17,6 +17,7 @@ use actix_web::{
 };
 use clap::value_parser;
 use futures_util::FutureExt;
+use nix::sys::socket::{setsockopt, sockopt};
 use rand::RngExt;
 use rustls::ServerConfig;
 use tracing::{Instrument, debug, info, info_span};
@@ -109,6 +110,8 @@ pub fn serve(
     config: &Config,
     tls: Option<ServerConfig>,
 ) -> std::io::Result<Server> {
+    // Connections have it from their listener: one that takes nothing is closed, whatever waits for it.
+    setsockopt(&listener, sockopt::TcpUserTimeout, &TAKES_NOTHING_MS)?;
     let shared = Data::new(shared);
     let reading = body::Limits {
         longest: config.http_body_limit as usize,
@@ -301,7 +304,11 @@ async fn socket(
     let address = Origin::of(&request, &shared.trusted_proxies).address;
     let offered = offered_token(&request);
     let protocols: Vec<&str> = std::iter::once(PROTOCOL).chain(offered).collect();
-    let upgraded = actix_ws::handle_with_protocols(&request, body, &protocols);
+    let undecoded = signaling::Undecoded::default();
+    let mut watched = undecoded.watch(body.into_inner());
+    let watched = Payload::from_request(&request, &mut watched).await;
+    let watched = watched.map_err(|_| ApiError::broken())?;
+    let upgraded = actix_ws::handle_with_protocols(&request, watched, &protocols);
     let (response, session, messages) = upgraded.map_err(|error| {
         let message = format!("/ws speaks WebSocket: {error}");
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED", message)
@@ -329,21 +336,29 @@ async fn socket(
         token,
         toll,
     };
-    let messages = messages
-        .max_frame_size(LONGEST_FRAME)
-        .aggregate_continuations()
-        .max_continuation_size(LONGEST_FRAME);
+    let socket = signaling::Socket {
+        session,
+        messages: messages.max_frame_size(LONGEST_FRAME),
+        undecoded,
+    };
     let Shared {
         meetings,
         anonymous,
         clock,
         stopping,
+        signaling_ping,
         ..
     } = Shared::clone(&shared);
     let open = shared.metrics.socket();
     actix_web::rt::spawn(async move {
         signaling::connect(
-            client, meetings, anonymous, clock, session, messages, stopping,
+            client,
+            socket,
+            meetings,
+            anonymous,
+            clock,
+            signaling_ping,
+            stopping,
         )
         .await;
         drop(open);
@@ -387,6 +402,8 @@ async fn nothing_here(request: HttpRequest) -> impl Responder {
 const PROTOCOL: &str = "plenum";
 /// Begins the subprotocol by which a client shows its token at the upgrade.
 const TOKEN_PROTOCOL: &str = "plenum.token.";
+/// A connection on which the client has acknowledged none of what was sent for so long is closed, in milliseconds.
+const TAKES_NOTHING_MS: u32 = 30_000;
 /// A read that takes longer is worth a line.
 const SLOW: Duration = Duration::from_secs(1);
 const REQUEST_ID_HEADER: &str = "x-request-id";

@@ -93,6 +93,15 @@ pub enum Refusal {
     /// They were gone before they were told that they are in.
     #[error("You left before you were let in.")]
     JoinAborted,
+    /// The room's rules do not allow this to the person.
+    #[error("This room does not allow you {0}.")]
+    NotAllowed(&'static str),
+    /// Media flows through the SFU here, and not from one to another.
+    #[error("In this room media goes through the server: offer it to \"sfu\".")]
+    MeshNotAllowed,
+    /// Media flows from one to another here, and not through the SFU.
+    #[error("In this room media goes from one person to another, and not to \"sfu\".")]
+    SfuNotAllowed,
     /// We cannot do it at the moment.
     #[error("The server is busy. Try again in a few seconds.")]
     TryAgain,
@@ -180,6 +189,9 @@ impl Refusal {
             Self::MeetingEnded => "MEETING_ENDED",
             Self::JoinAborted => "JOIN_ABORTED",
             Self::NotJoined => "NOT_JOINED",
+            Self::NotAllowed(_) => "NOT_ALLOWED",
+            Self::MeshNotAllowed => "MESH_NOT_ALLOWED",
+            Self::SfuNotAllowed => "SFU_NOT_ALLOWED",
             Self::ResumeFailed => "RESUME_FAILED",
             Self::RoomChanged | Self::TryAgain => "TRY_AGAIN",
         }
@@ -214,6 +226,9 @@ impl Refusal {
             Self::RoomNotFound
             | Self::Unauthorized(_)
             | Self::TargetNotFound
+            | Self::NotAllowed(_)
+            | Self::MeshNotAllowed
+            | Self::SfuNotAllowed
             | Self::NoTimeLimit
             | Self::QuotaExceeded { .. }
             | Self::MeetingEnded

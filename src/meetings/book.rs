@@ -7,7 +7,8 @@ use std::{collections::VecDeque, sync::Arc};
 use chrono::{DateTime, Utc};
 
 use super::{
-    Answer, Decision, Denial, Effect, EndReason, Fact, Input, LeaveReason, Refusal, State, Status,
+    Answer, Decision, Denial, Effect, EndReason, Fact, Input, LeaveReason, Notice, Refusal, State,
+    Status,
     commit::{self, Change},
     decide, fact,
     owner::{Envelope, Lease, Sender, inside},
@@ -115,9 +116,16 @@ impl Book {
 
     /// Decides at once what is never stored.
     pub fn relay(&mut self, input: &Input, now: DateTime<Utc>) -> Vec<Effect> {
-        // Refused is who is not, or no longer, in: then nobody is to hear of it.
-        let Ok(decision) = decide::decide(&self.state, input, now) else {
-            return Vec::new();
+        let decision = match decide::decide(&self.state, input, now) {
+            Ok(decision) => decision,
+            // Who is not, or no longer, in hears nothing.
+            Err(refusal) => {
+                let by = input
+                    .relayed_by()
+                    .filter(|by| self.state.speaker(*by).is_ok());
+                let told = by.map(|by| Effect::Tell(by.participant, Notice::Refused(refusal)));
+                return told.into_iter().collect();
+            }
         };
         decision
             .facts

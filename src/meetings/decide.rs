@@ -22,7 +22,7 @@ use super::{
     Done, Fact, Farewell, Input, LeaveReason, MediaOffer, Notice, Refusal, Speaker, State, Status,
     fact::apply,
 };
-use crate::id::ParticipantId;
+use crate::{chat, id::ParticipantId};
 
 /// Something that happens once the facts before it are stored.
 #[derive(Clone, Debug)]
@@ -36,6 +36,21 @@ pub enum Effect {
     },
     /// One is told.
     Tell(ParticipantId, Notice),
+    /// These are told, in this order.
+    TellThese(Vec<ParticipantId>, Notice),
+    /// One who is back is told what they have missed since the frame of this number, or else this.
+    CatchUp {
+        /// Who.
+        participant: ParticipantId,
+        /// The last frame that they have.
+        last: Option<u64>,
+        /// What stands for what is not known any more.
+        snapshot: Notice,
+    },
+    /// One is shown what was written before.
+    ShowChat(ParticipantId),
+    /// What somebody wrote to all is kept.
+    KeepChat(Arc<chat::Line>),
     /// One is told why it is over for them, and their connection is closed.
     PutOut(ParticipantId, Farewell),
     /// One who waited is in from now on.
@@ -74,7 +89,11 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
     let made = &mut decision;
     match input {
         Input::Join(request) => join::join(made, state, request, now)?,
-        Input::Resume { hash, connection } => join::resume(made, state, hash, *connection)?,
+        Input::Resume {
+            hash,
+            last,
+            connection,
+        } => join::resume(made, state, hash, *last, *connection)?,
         Input::Leave { by, .. } | Input::Disconnected { by, .. } | Input::Unheard { by }
             if let Some(waiting) = state.waiter(*by) =>
         {
@@ -90,12 +109,13 @@ pub fn decide(state: &State, input: &Input, now: DateTime<Utc>) -> Result<Decisi
             leave::leave(made, state.speaker(*by)?, now, LeaveReason::JoinAborted);
         }
         Input::Moderate { by, action } => moderate::moderate(made, state, by, action, now)?,
-        Input::Show { by, change } => talk::show(made, state.speaker(*by)?, *change),
-        Input::Chat { by, message } => talk::chat(made, state.speaker(*by)?, message, now),
-        Input::Offer { by, offer } => {
-            state.speaker(*by)?;
-            made.effects.push(Effect::Negotiate(*by, offer.clone()));
-        }
+        Input::Show { by, change } => talk::show(made, state, state.speaker(*by)?, *change)?,
+        Input::Hand { by, raised } => talk::hand(made, state, state.speaker(*by)?, *raised)?,
+        Input::React { by, reaction } => talk::react(made, state, state.speaker(*by)?, reaction)?,
+        Input::Record { by, on } => talk::record(made, state.speaker(*by)?, *on)?,
+        Input::Relay { by, message } => talk::relay(made, state, state.speaker(*by)?, message)?,
+        Input::Chat { by, message } => talk::chat(made, state, state.speaker(*by)?, message, now)?,
+        Input::Offer { by, offer } => talk::offer(made, state, *by, offer)?,
         Input::Answered { by, answer } => {
             state.speaker(*by)?;
             let notice = match answer {

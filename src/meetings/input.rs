@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
 
 use super::{
     Action, By, ChatMessage, Connection, Device, EndReason, Grant, LeaveReason, ResumeHash,
@@ -24,6 +25,8 @@ pub enum Input {
     Resume {
         /// What the client was given when it joined.
         hash: ResumeHash,
+        /// The number of the last frame that it has, where it knows one.
+        last: Option<u64>,
         /// The new connection.
         connection: Connection,
     },
@@ -53,7 +56,35 @@ pub enum Input {
         /// What changes.
         change: ShownChange,
     },
-    /// A participant writes to all.
+    /// A participant raises their hand, or lowers it.
+    Hand {
+        /// Who.
+        by: Speaker,
+        /// Whether it is up.
+        raised: bool,
+    },
+    /// A participant reacts.
+    React {
+        /// Who.
+        by: Speaker,
+        /// How.
+        reaction: Arc<str>,
+    },
+    /// A participant begins to record, or stops.
+    Record {
+        /// Who.
+        by: Speaker,
+        /// Whether they record now.
+        on: bool,
+    },
+    /// A participant's client says something to another's.
+    Relay {
+        /// Who.
+        by: Speaker,
+        /// What, and to whom.
+        message: Relay,
+    },
+    /// A participant writes to all, or to one.
     Chat {
         /// Who.
         by: Speaker,
@@ -124,6 +155,10 @@ impl Input {
     pub fn is_relayed(&self) -> bool {
         match self {
             Self::Show { .. }
+            | Self::Hand { .. }
+            | Self::React { .. }
+            | Self::Record { .. }
+            | Self::Relay { .. }
             | Self::Chat { .. }
             | Self::Offer { .. }
             | Self::Answered { .. }
@@ -154,6 +189,55 @@ impl Input {
                 }
         )
     }
+}
+
+impl Input {
+    /// Who is to hear of it when it is relayed and refused.
+    pub fn relayed_by(&self) -> Option<Speaker> {
+        match self {
+            Self::Show { by, .. }
+            | Self::Hand { by, .. }
+            | Self::React { by, .. }
+            | Self::Record { by, .. }
+            | Self::Relay { by, .. }
+            | Self::Chat { by, .. }
+            | Self::Offer { by, .. } => Some(*by),
+            _ => None,
+        }
+    }
+}
+
+/// What one client says to another; the meeting does not look into it.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// What it is about.
+    pub about: RelayAbout,
+    /// To whom.
+    pub to: RelayTarget,
+    /// The frame as the client wrote it, without what the server says of a frame.
+    pub frame: Arc<Map<String, Value>>,
+}
+
+/// What a relayed message is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayAbout {
+    /// Media that flows between the two.
+    Media,
+    /// A file that is offered or sent.
+    File,
+    /// A file that somebody offered.
+    FileAnswer,
+}
+
+/// To whom a message is relayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayTarget {
+    /// To the SFU.
+    Sfu,
+    /// To this participant, where they are in.
+    Participant(ParticipantId),
+    /// To nobody whom we know.
+    Nobody,
 }
 
 /// What a client offers to the SFU.

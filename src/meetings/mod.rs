@@ -14,6 +14,7 @@ pub mod history;
 mod input;
 mod notice;
 mod openings;
+mod outbox;
 mod owner;
 mod reason;
 #[cfg(test)]
@@ -49,10 +50,10 @@ pub use self::{
     admission::{Grant, Refusal},
     decide::{Decision, Effect},
     fact::Fact,
-    input::{Input, JoinRequest, MediaOffer},
-    notice::{ChatMessage, Farewell, Notice, Person, TurnedAway},
+    input::{Input, JoinRequest, MediaOffer, Relay, RelayAbout, RelayTarget},
+    notice::{ChatMessage, Farewell, Notice, Person, Scene, TurnedAway},
     openings::Opening,
-    owner::Outbox,
+    outbox::{Audience, Deliveries, Delivery, Outbox, Render},
     reason::{EndReason, LeaveReason},
     state::{
         Away, Block, Connection, Device, Identity, Participant, ResumeHash, Role, Sharing, Shown,
@@ -67,6 +68,7 @@ use self::{
     owner::{Entered, Envelope, Lease, Owner, Sender},
 };
 use crate::{
+    chat::Chat,
     clock::Clock,
     db::Db,
     id::{AppId, BatchId, MeetingId, NodeId, ParticipantId, RoomId},
@@ -143,6 +145,16 @@ fn lease(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What a node's meetings act upon.
+pub struct Edges {
+    /// Carries the media.
+    pub sfu: sfu::Sfu,
+    /// Writes what people are told.
+    pub render: Render,
+    /// Notified of new events.
+    pub webhooks: Arc<Notify>,
+}
+
 /// The meetings that this node owns. Clones are of the same.
 #[derive(Clone)]
 pub struct Meetings(Arc<Context>);
@@ -157,6 +169,9 @@ pub struct Context {
     /// How long a lease lasts.
     lease: Duration,
     sfu: sfu::Sfu,
+    /// Writes what people are told.
+    render: Render,
+    chat: Chat,
     /// Wakes the dispatcher when there are new events.
     webhooks: Arc<Notify>,
     tasks: TaskTracker,
@@ -238,7 +253,12 @@ pub enum Entry {
         resume: Option<ResumeHash>,
     },
     /// As who they were before their connection was lost.
-    Resume(ResumeHash),
+    Resume {
+        /// Hash of what they were given for that.
+        hash: ResumeHash,
+        /// The number of the last frame that they have, where they know one.
+        last: Option<u64>,
+    },
 }
 
 /// Asks the owner of the room's meeting to end it; nothing where the room has none.
@@ -342,23 +362,29 @@ pub async fn people_in(
 }
 
 impl Meetings {
-    /// A node's meetings: none yet. `webhooks` is notified of new events. Owners run on the current Tokio runtime.
+    /// A node's meetings: none yet. Owners run on the current Tokio runtime.
     pub fn new(
         config: &Config,
         db: Db,
         clock: Clock,
         master_key: Arc<MasterKey>,
         node: NodeId,
-        sfu: sfu::Sfu,
-        webhooks: Arc<Notify>,
+        edges: Edges,
     ) -> Self {
+        let Edges {
+            sfu,
+            render,
+            webhooks,
+        } = edges;
         Self(Arc::new(Context {
+            chat: Chat::new(db.clone()),
             db,
             clock,
             master_key,
             node,
             lease: config.meeting_lease,
             sfu,
+            render,
             webhooks,
             tasks: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
@@ -588,11 +614,12 @@ impl Meetings {
             }
         };
         let open = self.0.openings.run(&self.0.db, &self.0.clock);
-        let run = futures_util::future::join4::<_, _, _, _>(
+        let run = futures_util::future::join5::<_, _, _, _, _>(
             Box::pin(keep),
             Box::pin(claim),
             Box::pin(carry),
             Box::pin(open),
+            Box::pin(self.0.chat.run()),
         );
         stopping.run_until_cancelled(run).await;
     }
@@ -602,6 +629,11 @@ impl Meetings {
         self.0.stopping.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        match tokio::time::timeout(PATIENCE, self.0.chat.write()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the last chat is lost"),
+            Err(_) => warn!("the last chat is lost: Postgres does not answer"),
+        }
     }
 
     /// The room as it is, and what whoever wants in asks of its meeting, with all that they have shown looked into.
@@ -618,9 +650,13 @@ impl Meetings {
         let room = rooms::find(&mut tx, app, name).await.map_err(try_again)?;
         let room = room.ok_or(Refusal::RoomNotFound)?;
         let (name, device, token, password, creator_token, resume) = match entry {
-            Entry::Resume(hash) => {
-                let (hash, connection) = (*hash, connection);
-                return Ok((room, Input::Resume { hash, connection }));
+            Entry::Resume { hash, last } => {
+                let input = Input::Resume {
+                    hash: *hash,
+                    last: *last,
+                    connection,
+                };
+                return Ok((room, input));
             }
             Entry::Join {
                 name,
@@ -756,7 +792,7 @@ impl Meetings {
             app: room.app_id,
             meeting,
             node: self.0.node,
-            epoch: 1,
+            epoch: owner::FIRST_EPOCH,
         };
         let opened = match self.open(&lease, room, now).await {
             // It was changed since it was looked up.

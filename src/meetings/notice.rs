@@ -4,8 +4,14 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::{LeaveReason, Order, Participant, Permissions, Refusal, Role, Shown, Waiting};
-use crate::{id::ParticipantId, sfu};
+use serde_json::{Map, Value};
+
+use super::{LeaveReason, Order, Participant, Permissions, Refusal, Role, Shown, State, Waiting};
+use crate::{
+    chat,
+    id::{ChatMessageId, ParticipantId},
+    sfu,
+};
 
 /// One thing that a connection is told.
 #[derive(Clone, Debug)]
@@ -16,6 +22,8 @@ pub enum Notice {
         you: Person,
         /// Who is in already.
         others: Arc<[Person]>,
+        /// How the room is.
+        room: Scene,
     },
     /// Somebody else is in.
     Joined(Person),
@@ -72,7 +80,37 @@ pub enum Notice {
         /// How it is now.
         shown: Shown,
     },
-    /// Somebody wrote to all.
+    /// Somebody raised their hand, or lowered it.
+    Hand {
+        /// Who.
+        participant: ParticipantId,
+        /// Whether it is up.
+        raised: bool,
+    },
+    /// Somebody reacted.
+    Reaction {
+        /// Who.
+        from: ParticipantId,
+        /// How.
+        reaction: Arc<str>,
+    },
+    /// Somebody began to record, or has stopped.
+    Recording {
+        /// Who.
+        by: ParticipantId,
+        /// Whether they record now.
+        on: bool,
+    },
+    /// What somebody's client says to the one that is told.
+    Relayed {
+        /// Who.
+        from: ParticipantId,
+        /// The frame as their client wrote it, without what the server says of a frame.
+        frame: Arc<Map<String, Value>>,
+    },
+    /// What was written before the person told came in, from the oldest to the newest.
+    ChatHistory(Arc<[Arc<chat::Line>]>),
+    /// Somebody wrote to all, or to the one that is told.
     Chat {
         /// Who.
         from: ParticipantId,
@@ -81,7 +119,12 @@ pub enum Notice {
         /// When.
         at: DateTime<Utc>,
     },
-    /// A resumed connection sees who is in.
+    /// A resumed connection is told all that it has missed, after this.
+    Resumed {
+        /// Who resumed.
+        participant: ParticipantId,
+    },
+    /// A resumed connection, which may have missed something, sees who is in.
     Snapshot {
         /// Who resumed.
         participant: ParticipantId,
@@ -91,6 +134,8 @@ pub enum Notice {
         is_locked: bool,
         /// Who waits to be let in, if the person moderates.
         waiting: Arc<[(ParticipantId, Arc<str>)]>,
+        /// How the room is.
+        room: Scene,
     },
     /// The SFU's answer to an offer.
     Answer(Arc<str>),
@@ -146,13 +191,58 @@ pub struct Person {
     pub shown: Shown,
 }
 
+/// What who comes in learns of the room beside the people in it.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// What the page calls the room.
+    pub title: Option<Arc<str>>,
+    /// Whether somebody records.
+    pub is_recording: bool,
+}
+
 /// What somebody wrote.
 #[derive(Clone, Debug)]
 pub struct ChatMessage {
+    /// Which message.
+    pub id: ChatMessageId,
+    /// To whom alone; to all where it names nobody.
+    pub to: Option<ParticipantId>,
     /// The text.
     pub text: Arc<str>,
     /// The message that it answers, as the client names it.
     pub reply_to: Option<Arc<str>>,
+}
+
+impl Notice {
+    /// Brings what it shows of people to how they are in `state`: their devices change while the stay of whom it tells is
+    /// being stored, and nobody tells a connection that is not in yet.
+    pub(super) fn refresh(&mut self, state: &State) {
+        let (people, scene) = match self {
+            Self::Welcome { others, room, .. } => (others, room),
+            Self::Snapshot { people, room, .. } => (people, room),
+            _ => return,
+        };
+        for person in Arc::make_mut(people) {
+            if let Some(known) = state.find(person.id) {
+                person.shown = known.shown;
+            }
+        }
+        *scene = Scene::of(state);
+    }
+}
+
+impl Scene {
+    /// The room as it is in `state`.
+    pub(super) fn of(state: &State) -> Self {
+        let rules = &state.room.rules;
+        Self {
+            title: rules.title.as_ref().map(|title| title.as_str().into()),
+            is_recording: state
+                .participants
+                .iter()
+                .any(|known| known.shown.is_recording),
+        }
+    }
 }
 
 impl From<&Participant> for Person {

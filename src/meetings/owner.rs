@@ -18,12 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    By, Connection, Context, Decision, Effect, Fact, Input, LeaveReason, MediaOffer, Notice,
+    Audience, By, Context, Decision, Effect, Fact, Input, LeaveReason, MediaOffer, Notice, Outbox,
     Refusal, Speaker, State, Status,
     book::{Ask, Book, Decided, answer},
     commit,
+    outbox::{Replay, Told},
 };
 use crate::{
+    chat,
     id::{AppId, BatchId, MeetingId, NodeId, ParticipantId},
     sfu::{self, Source},
 };
@@ -70,15 +72,6 @@ pub struct Entered {
     pub waits: bool,
 }
 
-/// The way to one connection. The connection closes when it is dropped or full.
-#[derive(Clone, Debug)]
-pub struct Outbox {
-    /// Which connection.
-    pub connection: Connection,
-    /// What the connection is told, in order.
-    pub notices: mpsc::Sender<Notice>,
-}
-
 /// What the owner's task holds.
 pub struct Owner {
     context: Arc<Context>,
@@ -96,6 +89,10 @@ pub struct Owner {
     lobby: HashMap<ParticipantId, Outbox>,
     /// Commands that came last: one that is still in its table when that is read is carried again.
     carried: VecDeque<i64>,
+    /// What those who can come back were told last, also while their connection is lost.
+    replays: HashMap<ParticipantId, Replay>,
+    /// What was written last, for who comes in.
+    chat: chat::Recent,
     /// Offers that the SFU has not answered yet, each with the slots that were reported since: they name m-lines of the
     /// answer, and are told after it.
     negotiating: HashMap<ParticipantId, Option<Notice>>,
@@ -127,6 +124,8 @@ impl Owner {
             outboxes: HashMap::new(),
             lobby: HashMap::new(),
             carried: VecDeque::new(),
+            replays: HashMap::new(),
+            chat: chat::Recent::default(),
             negotiating: HashMap::new(),
             unplugged: VecDeque::new(),
         }
@@ -148,8 +147,36 @@ impl Owner {
         }
     }
 
+    /// Reads what was written before this node owned the meeting, and in a room with one chat for all its meetings before
+    /// this one.
+    async fn read_chat(&mut self) {
+        let whole_room = !self.book.state().room.rules.new_chat_for_meeting;
+        if self.lease.epoch == FIRST_EPOCH && !whole_room {
+            return;
+        }
+        let read = self.context.chat.recent(self.place(), whole_room);
+        match tokio::time::timeout(PATIENCE, read).await {
+            Ok(Ok(recent)) => self.chat = recent,
+            Ok(Err(error)) => {
+                warn!(meeting.id = %self.lease.meeting, %error, "what was written before cannot be read")
+            }
+            Err(_) => {
+                warn!(meeting.id = %self.lease.meeting, "what was written before cannot be read in time")
+            }
+        }
+    }
+
+    fn place(&self) -> chat::Place {
+        chat::Place {
+            app: self.lease.app,
+            room: self.book.state().room.id,
+            meeting: self.lease.meeting,
+        }
+    }
+
     /// Takes what happens, one thing after the other, until the meeting is over.
     async fn own(&mut self) -> Result<(), commit::Error> {
+        self.read_chat().await;
         let clock = self.context.clock.clone();
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         while !self.book.is_over() {
@@ -311,12 +338,11 @@ impl Owner {
             (envelope.from, decision.entered)
         {
             let waits = decision.waits;
-            let outboxes = if waits {
-                &mut self.lobby
+            if waits {
+                self.lobby.insert(participant, outbox);
             } else {
-                &mut self.outboxes
-            };
-            outboxes.insert(participant, outbox);
+                self.let_in(participant, outbox);
+            }
             // A connection that is gone is noticed when it is told that it is in.
             let _ = reply.send(Ok(Entered { participant, waits }));
         }
@@ -324,30 +350,62 @@ impl Owner {
             .effects
             .into_iter()
             .for_each(|effect| self.take_effect(effect));
+        // An offer of the connection before is not answered any more.
+        if let Some(participant) = decision.entered
+            && let Some(Some(slots)) = self.negotiating.remove(&participant)
+        {
+            self.tell(participant, slots);
+        }
+    }
+
+    /// Whoever is told by this is in.
+    fn let_in(&mut self, participant: ParticipantId, outbox: Outbox) {
+        if outbox.resume_token.is_some() {
+            let replay = || Replay::new(self.lease.epoch);
+            self.replays.entry(participant).or_insert_with(replay);
+        }
+        self.outboxes.insert(participant, outbox);
+    }
+
+    /// The way to somebody who is in, or waits to be let in.
+    fn outbox(&self, participant: ParticipantId) -> Option<&Outbox> {
+        let waits = self.lobby.get(&participant);
+        self.outboxes.get(&participant).or(waits)
     }
 
     fn take_effect(&mut self, effect: Effect) {
         match effect {
             Effect::Tell(participant, notice) => self.tell(participant, notice),
+            Effect::TellThese(participants, notice) => self.tell_these(participants, notice),
             Effect::TellAll { except, notice } => {
-                let told: Vec<_> = self
-                    .outboxes
+                let away = self
+                    .replays
                     .keys()
-                    .copied()
-                    .filter(|id| Some(*id) != except)
-                    .collect();
-                told.into_iter()
-                    .for_each(|participant| self.tell(participant, notice.clone()));
+                    .filter(|id| !self.outboxes.contains_key(id));
+                let all = self.outboxes.keys().chain(away).copied();
+                let told = all.filter(|id| Some(*id) != except).collect();
+                self.tell_these(told, notice);
+            }
+            Effect::CatchUp {
+                participant,
+                last,
+                snapshot,
+            } => self.catch_up(participant, last, snapshot),
+            Effect::ShowChat(participant) => self.show_chat(participant),
+            Effect::KeepChat(line) => {
+                self.chat.push(line.clone());
+                self.context.chat.keep(self.place(), line);
             }
             Effect::PutOut(participant, farewell) => {
                 if farewell.reason != LeaveReason::Left {
                     self.tell(participant, Notice::Ended(farewell));
                 }
                 self.outboxes.remove(&participant);
+                self.replays.remove(&participant);
             }
             Effect::LetIn(participant) => {
                 if let Some(outbox) = self.lobby.remove(&participant) {
-                    self.outboxes.insert(participant, outbox);
+                    self.let_in(participant, outbox);
                 }
             }
             Effect::Dismiss(participant, last) => {
@@ -364,7 +422,55 @@ impl Owner {
         }
     }
 
-    /// Tells a connection; one that does not keep up is dropped, so that nobody waits for it.
+    /// Tells several the same, in the same frames.
+    fn tell_these(&mut self, participants: Vec<ParticipantId>, notice: Notice) {
+        let told = Arc::new(self.render(notice, None));
+        for participant in participants {
+            self.post(participant, told.clone());
+        }
+    }
+
+    /// Tells one who is back what they have missed, as far as it is known, or how things are.
+    fn catch_up(&mut self, participant: ParticipantId, last: Option<u64>, snapshot: Notice) {
+        let Some(replay) = self.replays.get_mut(&participant) else {
+            return;
+        };
+        let Some(missed) = last.and_then(|last| replay.since(last)) else {
+            replay.clear();
+            self.tell(participant, snapshot);
+            return self.show_chat(participant);
+        };
+        let resumed = self.render(Notice::Resumed { participant }, Some(participant));
+        if let Some(outbox) = self.outboxes.get(&participant) {
+            // The first thing that it is told finds room.
+            outbox.post(Arc::new(resumed.followed_by(missed)), None);
+        }
+    }
+
+    fn show_chat(&mut self, participant: ParticipantId) {
+        let state = self.book.state();
+        let may_read = state
+            .find(participant)
+            .is_some_and(|known| state.reads_chat(known));
+        if may_read && !self.chat.is_empty() {
+            self.tell(participant, Notice::ChatHistory(self.chat.lines()));
+        }
+    }
+
+    /// The frames of a notice to one, or to several.
+    fn render(&self, mut notice: Notice, participant: Option<ParticipantId>) -> Told {
+        notice.refresh(self.book.state());
+        let outbox = participant.and_then(|participant| self.outbox(participant));
+        let audience = Audience {
+            room: &self.book.state().room.name,
+            participant,
+            resume_token: outbox.and_then(|outbox| outbox.resume_token.as_deref()),
+        };
+        let frames = (self.context.render)(&notice, &audience, self.context.clock.now());
+        Told::new(notice, frames)
+    }
+
+    /// Tells one.
     fn tell(&mut self, participant: ParticipantId, notice: Notice) {
         let answered = matches!(notice, Notice::Answer(_) | Notice::NotNegotiated(_));
         let notice = match self.negotiating.get_mut(&participant) {
@@ -374,11 +480,22 @@ impl Owner {
             }
             _ => notice,
         };
-        let waits = self.lobby.get(&participant);
-        let Some(outbox) = self.outboxes.get(&participant).or(waits) else {
+        let told = Arc::new(self.render(notice, Some(participant)));
+        self.post(participant, told);
+        if answered && let Some(Some(slots)) = self.negotiating.remove(&participant) {
+            self.tell(participant, slots);
+        }
+    }
+
+    /// Sends frames to a connection, and keeps them for the case that it is lost. One that does not keep up is dropped, so
+    /// that nobody waits for it.
+    fn post(&mut self, participant: ParticipantId, told: Arc<Told>) {
+        let replay = self.replays.get_mut(&participant);
+        let first = replay.map(|replay| replay.push(&told));
+        let Some(outbox) = self.outbox(participant) else {
             return;
         };
-        if let Err(error) = outbox.notices.try_send(notice) {
+        if !outbox.post(told.clone(), first) {
             let by = Speaker {
                 participant,
                 connection: outbox.connection,
@@ -386,12 +503,10 @@ impl Owner {
             self.outboxes.remove(&participant);
             self.lobby.remove(&participant);
             let since = self.context.clock.now();
-            self.book.put(inside(match error.into_inner() {
+            self.book.put(inside(match told.notice {
                 Notice::Welcome { .. } => Input::Unheard { by },
                 _ => Input::Disconnected { by, since },
             }));
-        } else if answered && let Some(Some(slots)) = self.negotiating.remove(&participant) {
-            self.tell(participant, slots);
         }
     }
 
@@ -400,7 +515,7 @@ impl Owner {
         let since = self.context.clock.now();
         let silent = self.book.state().participants.iter().filter(|participant| {
             let outbox = self.outboxes.get(&participant.id);
-            participant.away.is_none() && outbox.is_none_or(|outbox| outbox.notices.is_closed())
+            participant.away.is_none() && outbox.is_none_or(Outbox::is_closed)
         });
         let lost = silent.map(|participant| {
             let by = Speaker {
@@ -417,7 +532,7 @@ impl Owner {
             .map(|waiting| &waiting.request);
         let gone = waiting.filter(|request| {
             let outbox = self.lobby.get(&request.participant);
-            outbox.is_none_or(|outbox| outbox.notices.is_closed())
+            outbox.is_none_or(Outbox::is_closed)
         });
         let gone = gone.map(|request| {
             let by = Speaker {
@@ -547,6 +662,8 @@ const EVERY_SOURCE: [Source; 4] = [
 ];
 /// Commands that are remembered; as many as are read at once.
 const MOST_CARRIED: usize = 1000;
+/// The epoch of whoever opens a meeting.
+pub const FIRST_EPOCH: i64 = 1;
 /// Pause before Postgres is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 /// How often connections that have gone without a word are looked for.

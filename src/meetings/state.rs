@@ -251,6 +251,8 @@ pub struct Shown {
     pub is_video_off: bool,
     /// Hand raised.
     pub is_hand_raised: bool,
+    /// Recording, on their own device.
+    pub is_recording: bool,
 }
 
 /// A change of [`Shown`]: what is `None` stays.
@@ -387,6 +389,11 @@ impl State {
         }
     }
 
+    /// Whether this participant may read the chat.
+    pub(super) fn reads_chat(&self, participant: &Participant) -> bool {
+        self.room.rules.enable_chat && self.may(participant, Permission::Chat)
+    }
+
     pub(super) fn change(&mut self, id: ParticipantId, change: impl FnOnce(&mut Participant)) {
         if let Some(participant) = self
             .participants
@@ -486,6 +493,7 @@ impl ShownChange {
             is_muted: self.is_muted.unwrap_or(shown.is_muted),
             is_video_off: self.is_video_off.unwrap_or(shown.is_video_off),
             is_hand_raised: self.is_hand_raised.unwrap_or(shown.is_hand_raised),
+            ..shown
         }
     }
 }

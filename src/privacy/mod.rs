@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use self::retention::Retention;
 use crate::{
-    apps,
+    apps, chat,
     clock::Clock,
     db::Db,
     id::{AppId, MeetingId, ParticipantId},
@@ -42,6 +42,9 @@ pub async fn erase(db: &Db, app: AppId, external_user_id: &str) -> sqlx::Result<
         let mut tx = db.begin(app).await?;
         let found = history::forget_person(&mut tx, app, external_user_id, BATCH).await?;
         forget_stays(&mut tx, app, &found).await?;
+        // By age it goes with its room.
+        let ids: Vec<ParticipantId> = found.iter().map(|(_, stay)| *stay).collect();
+        chat::forget_people(&mut tx, app, &ids).await?;
         tx.commit().await?;
         stays += found.len();
         if found.is_empty() {

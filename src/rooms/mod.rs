@@ -23,6 +23,7 @@ pub use self::{
     store::{Filter, Page},
 };
 use crate::{
+    chat,
     db::System,
     deadlines::{self, Due, Kind},
     id::{AppId, EventId, RoomId},
@@ -316,7 +317,7 @@ pub async fn archive_all(
     Ok(meetings::request_end_of_all(tx, app, EndReason::RoomDeleted, now).await?)
 }
 
-/// Archives a room, and with it its deadlines.
+/// Archives a room; its deadlines and its chat go.
 async fn retire(
     conn: &mut PgConnection,
     app: AppId,
@@ -324,6 +325,7 @@ async fn retire(
     at: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     store::archive(conn, app, room, at).await?;
+    chat::forget(conn, app, room).await?;
     cancel(conn, app, room, &[Kind::RoomExpires, Kind::RoomUnused]).await
 }
 

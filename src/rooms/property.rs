@@ -131,6 +131,13 @@ impl Property for Option<u32> {
     }
 }
 
+impl<const MOST: usize> Text<MOST> {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl<const MOST: usize> Property for Option<Text<MOST>> {
     fn read(value: &Value) -> Result<Self, String> {
         let wrong =

@@ -269,7 +269,7 @@ properties! {
     "autoJoin" auto_join: bool = false;
     /// Whether the page shows an invitation while one is alone.
     "showInviteBox" show_invite_box: bool = true;
-    /// Whether the page has a chat.
+    /// Whether there is a chat.
     "enableChat" enable_chat: bool = false;
     /// Whether each meeting has a new chat, rather than the room one for all.
     "newChatForMeetingSession" new_chat_for_meeting: bool = true;

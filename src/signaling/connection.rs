@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     convert::Infallible,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,32 +11,54 @@ use std::{
     time::Duration,
 };
 
-use actix_ws::{
-    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session,
-};
+use actix_ws::{CloseCode, CloseReason, Item, Message, MessageStream, ProtocolError, Session};
 use aws_lc_rs::digest;
-use chrono::{DateTime, TimeDelta, Utc};
+use bytestring::ByteString;
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, future::LocalBoxFuture};
 use rand::RngExt;
-use tokio::sync::mpsc;
+use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
+    fragments::{Fragments, Wrong},
     meter::Meter,
-    protocol::{self, Audience, ClientFrame, Problem, ServerFrame},
+    protocol::{self, ClientFrame, Problem, ServerFrame},
+    undecoded::Undecoded,
 };
 use crate::{
     clock::Clock,
+    id::ChatMessageId,
     meetings::{
-        self, Action, By, Caller, Device, Entry, Input, MediaOffer, Meetings, Notice, Opening,
-        Outbox, Refusal, ResumeHash, Seat, ShownChange, Speaker,
+        self, Action, By, Caller, Deliveries, Delivery, Device, Entry, Input, MediaOffer, Meetings,
+        Notice, Opening, Outbox, Refusal, ResumeHash, Seat, ShownChange, Speaker,
     },
     rate::Toll,
     rooms::{self, Anonymous, AnonymousRoom, RoomName},
     sfu,
     tokens::TokenText,
 };
+
+/// Settings of signaling.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Signaling")]
+#[group(skip)]
+pub struct Config {
+    /// How often a signaling socket is pinged, 100ms to 60s; one that answers neither of two pings is lost. Shorter than
+    /// the time after which a proxy in between closes a silent connection.
+    #[arg(long, env = "PLENUM_SIGNALING_PING", default_value = "10s", value_parser = ping)]
+    pub signaling_ping: Duration,
+}
+
+fn ping(text: &str) -> Result<Duration, String> {
+    let ping = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(100)..=Duration::from_mins(1)).contains(&ping) {
+        Ok(ping)
+    } else {
+        Err("must be from 100ms to 60s".to_owned())
+    }
+}
 
 /// Who opened a socket.
 pub struct Client {
@@ -49,20 +72,35 @@ pub struct Client {
     pub toll: Option<Toll>,
 }
 
+/// A socket, as it was opened.
+pub struct Socket {
+    /// The way to the client.
+    pub session: Session,
+    /// What the client says.
+    pub messages: MessageStream,
+    /// What has come of that.
+    pub undecoded: Undecoded,
+}
+
 /// Serves one socket until either side closes it.
 ///
-/// `anonymous` makes rooms for whoever may make one. After `stopping` it takes no more joins, and closes once it is in no
-/// meeting.
+/// `anonymous` makes rooms for whoever may make one. The client is pinged every `ping_every`. After `stopping` it takes no
+/// more joins, and closes once it is in no meeting.
 pub async fn connect(
     client: Client,
+    socket: Socket,
     meetings: Meetings,
     anonymous: Arc<Anonymous>,
     clock: Clock,
-    session: Session,
-    messages: AggregatedMessageStream,
+    ping_every: Duration,
     stopping: CancellationToken,
 ) {
-    let heard = clock.now();
+    let Socket {
+        session,
+        messages,
+        undecoded,
+    } = socket;
+    let (heard, start) = (clock.now(), clock.instant());
     let mut connection = Connection {
         client,
         meetings,
@@ -72,9 +110,22 @@ pub async fn connect(
         place: None,
         entering: None,
         opening: None,
+        undecoded,
+        fragments: Fragments::default(),
+        bytes: Meter::new(
+            protocol::BYTES_PER_SECOND,
+            protocol::BYTES_PER_SECOND,
+            start,
+        ),
+        frames: Meter::new(
+            protocol::FRAMES_PER_SECOND,
+            2.0 * protocol::FRAMES_PER_SECOND,
+            start,
+        ),
         heard,
+        unanswered: 0,
     };
-    let Err(end) = connection.serve(messages, &stopping).await;
+    let Err(end) = connection.serve(messages, ping_every, &stopping).await;
     // Before the place is looked at: on the way in there is none yet.
     connection.entering = None;
     if let Some(place) = connection.place.take() {
@@ -92,7 +143,8 @@ pub async fn connect(
         // A meeting that has no room for it, or is over, finds out by itself.
         let _ = place.seat.send(input).await;
     }
-    let _ = connection.session.close(end.close).await;
+    // One that takes nothing any more is not told.
+    let _ = tokio::time::timeout(SEND_TIMEOUT, connection.session.close(end.close)).await;
 }
 
 struct Connection {
@@ -107,41 +159,34 @@ struct Connection {
     entering: Option<Entering>,
     /// The room that it waits for, after it came too early.
     opening: Option<(RoomName, Opening)>,
+    undecoded: Undecoded,
+    fragments: Fragments,
+    /// What the client may still send.
+    bytes: Meter,
+    frames: Meter,
     /// When the client was last heard of.
     heard: DateTime<Utc>,
+    /// Pings since.
+    unanswered: u32,
 }
 
 /// A client on its way into a meeting.
 struct Entering {
-    outcome: LocalBoxFuture<'static, Result<Seat, Refusal>>,
     room: RoomName,
-    notices: mpsc::Receiver<Notice>,
-    resume_token: Option<String>,
+    outcome: LocalBoxFuture<'static, Result<Seat, Refusal>>,
+    deliveries: Deliveries,
 }
 
 /// A client's place in a meeting.
 struct Place {
-    room: RoomName,
     seat: Seat,
-    notices: mpsc::Receiver<Notice>,
-    /// Given to a client that can resume.
-    resume_token: Option<String>,
+    deliveries: Deliveries,
     /// Whether the client was told that it is in.
     is_welcome: bool,
     /// Whether an offer has not been answered yet.
     negotiating: bool,
     /// Whether the client waits to be let in: then it may do nothing but go.
     waits: bool,
-}
-
-impl Place {
-    fn audience(&self) -> Audience<'_> {
-        Audience {
-            room: &self.room,
-            participant: Some(self.seat.participant),
-            resume_token: self.resume_token.as_deref(),
-        }
-    }
 }
 
 /// How a socket ends.
@@ -187,22 +232,12 @@ impl Connection {
     /// Serves the socket until it ends.
     async fn serve(
         &mut self,
-        mut messages: AggregatedMessageStream,
+        mut messages: MessageStream,
+        ping_every: Duration,
         stopping: &CancellationToken,
     ) -> Result<Infallible, End> {
-        let mut ping = tokio::time::interval(PING_EVERY);
+        let mut ping = tokio::time::interval(ping_every);
         ping.reset();
-        let start = self.clock.instant();
-        let mut bytes = Meter::new(
-            protocol::BYTES_PER_SECOND,
-            protocol::BYTES_PER_SECOND,
-            start,
-        );
-        let mut frames = Meter::new(
-            protocol::FRAMES_PER_SECOND,
-            2.0 * protocol::FRAMES_PER_SECOND,
-            start,
-        );
         // What a client says while it comes in is heard once it is decided whether it does.
         let mut held = VecDeque::new();
         loop {
@@ -221,12 +256,12 @@ impl Connection {
                         None => std::future::pending().await,
                     }
                 } => self.entered(outcome).await,
-                notice = async {
+                delivery = async {
                     match place {
-                        Some(place) => place.notices.recv().await,
+                        Some(place) => place.deliveries.next().await,
                         None => std::future::pending().await,
                     }
-                } => self.tell(notice).await,
+                } => self.tell(delivery).await,
                 () = async {
                     match opening {
                         Some((_, opening)) => opening.opened().await,
@@ -234,23 +269,16 @@ impl Connection {
                     }
                 } => self.tell_open().await,
                 message = messages.next(), if held.len() < HELD => {
-                    self.heard = self.clock.now();
-                    let instant = self.clock.instant();
-                    let length = match &message {
-                        Some(Ok(AggregatedMessage::Text(text))) => text.len(),
-                        _ => 0,
-                    };
-                    // A length is exact up to 2^53.
-                    if bytes.take(length as f64, instant) && frames.take(1.0, instant) {
-                        match message {
-                            Some(Ok(message)) if is_entering && !is_last(&message) => {
-                                held.push_back(message);
-                                Ok(())
-                            }
-                            message => self.hear(message).await,
+                    (self.heard, self.unanswered) = (self.clock.now(), 0);
+                    if message.as_ref().is_some_and(Result::is_ok) {
+                        self.undecoded.clear();
+                    }
+                    match message {
+                        Some(Ok(message)) if is_entering && !is_last(&message) => {
+                            held.push_back(message);
+                            Ok(())
                         }
-                    } else {
-                        self.refuse(&Problem::TooFast).await.and_then(|()| Err(End::lost(CloseReason::from(CloseCode::Policy))))
+                        message => self.hear(message).await,
                     }
                 }
                 _ = ping.tick() => self.ping().await,
@@ -260,30 +288,42 @@ impl Connection {
         }
     }
 
-    async fn hear(
-        &mut self,
-        message: Option<Result<AggregatedMessage, ProtocolError>>,
-    ) -> Result<(), End> {
+    async fn hear(&mut self, message: Option<Result<Message, ProtocolError>>) -> Result<(), End> {
+        let message = match message {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return self.give_up(&error).await,
+            None => return Err(End::lost(None)),
+        };
+        let length = match &message {
+            Message::Text(text) => text.len(),
+            Message::Continuation(
+                Item::FirstText(bytes)
+                | Item::FirstBinary(bytes)
+                | Item::Continue(bytes)
+                | Item::Last(bytes),
+            )
+            | Message::Binary(bytes) => bytes.len(),
+            _ => 0,
+        };
+        // A length is exact up to 2^53.
+        let bytes = (length + MESSAGE_OVERHEAD) as f64;
+        if !self.bytes.take(bytes, self.clock.instant()) {
+            return self.too_fast().await;
+        }
         match message {
-            Some(Ok(AggregatedMessage::Text(text))) => {
-                let outcome = match ClientFrame::parse(&text) {
-                    Ok(frame) => self.handle(frame).await,
-                    Err(problem) => Err(problem),
-                };
-                // A join may have taken its time, in which nothing could be heard.
-                self.heard = self.clock.now();
-                match outcome {
-                    Ok(()) => Ok(()),
-                    Err(problem) => self.refuse(&problem).await,
-                }
-            }
-            Some(Ok(AggregatedMessage::Ping(payload))) => Ok(self.session.pong(&payload).await?),
-            Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
-            Some(Ok(AggregatedMessage::Binary(_))) => {
-                self.refuse(&Problem::InvalidMessage("frames are text".to_owned()))
-                    .await
-            }
-            Some(Ok(AggregatedMessage::Close(close))) => {
+            Message::Text(text) => self.hear_text(&text).await,
+            Message::Continuation(item) => match self.fragments.take(item) {
+                Ok(Some(text)) => self.hear_text(&text).await,
+                Ok(None) => Ok(()),
+                Err(Wrong::TooLong) => self.give_up(&ProtocolError::Overflow).await,
+                Err(Wrong::Binary) => self.refuse_binary().await,
+                Err(Wrong::NotText) => Err(End::lost(CloseReason::from(CloseCode::Invalid))),
+            },
+            Message::Binary(_) => self.refuse_binary().await,
+            Message::Ping(payload) if self.counts() => Ok(self.session.pong(&payload).await?),
+            Message::Ping(_) => self.too_fast().await,
+            Message::Pong(_) | Message::Nop => Ok(()),
+            Message::Close(close) => {
                 let code = close.as_ref().map(|close| close.code);
                 let on_purpose = matches!(code, Some(CloseCode::Normal | CloseCode::Away));
                 Err(End {
@@ -295,47 +335,95 @@ impl Connection {
                     close,
                 })
             }
-            Some(Err(ProtocolError::Overflow)) => {
-                let limit = format!("a frame has at most {} bytes", protocol::LONGEST_FRAME);
-                self.refuse(&Problem::InvalidMessage(limit)).await?;
-                Err(End::lost(CloseReason::from(CloseCode::Size)))
-            }
-            Some(Err(error)) => {
-                debug!(%error, "a signaling socket broke its protocol");
-                Err(End::lost(CloseReason::from(CloseCode::Protocol)))
-            }
-            None => Err(End::lost(None)),
         }
     }
 
+    async fn hear_text(&mut self, text: &str) -> Result<(), End> {
+        let frame = ClientFrame::parse(text);
+        let is_file_chunk = frame.as_ref().is_ok_and(ClientFrame::is_file_chunk);
+        if !is_file_chunk && !self.counts() {
+            return self.too_fast().await;
+        }
+        let outcome = match frame {
+            Ok(frame) => self.handle(frame).await,
+            Err(problem) => Err(problem),
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(problem) => self.refuse(&problem).await,
+        }
+    }
+
+    /// Counts a frame; whether the client may send it.
+    fn counts(&mut self) -> bool {
+        self.frames.take(1.0, self.clock.instant())
+    }
+
+    async fn too_fast(&mut self) -> Result<(), End> {
+        self.refuse(&Problem::TooFast).await?;
+        Err(End::lost(CloseReason::from(CloseCode::Policy)))
+    }
+
+    async fn refuse_binary(&mut self) -> Result<(), End> {
+        if !self.counts() {
+            return self.too_fast().await;
+        }
+        let problem = Problem::InvalidMessage("frames are text".to_owned());
+        self.refuse(&problem).await
+    }
+
+    /// Closes the socket of a client that does not speak as RFC 6455 has it, or says too much at once.
+    async fn give_up(&mut self, error: &ProtocolError) -> Result<(), End> {
+        let code = match error {
+            _ if self.undecoded.is_full() => CloseCode::Size,
+            ProtocolError::Overflow => {
+                let limit = format!("a frame has at most {} bytes", protocol::LONGEST_FRAME);
+                self.refuse(&Problem::InvalidMessage(limit)).await?;
+                CloseCode::Size
+            }
+            ProtocolError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                CloseCode::Invalid
+            }
+            error => {
+                debug!(%error, "a signaling socket broke its protocol");
+                CloseCode::Protocol
+            }
+        };
+        Err(End::lost(CloseReason::from(code)))
+    }
+
     async fn ping(&mut self) -> Result<(), End> {
-        if self.clock.now() - self.heard > SILENCE {
+        if self.unanswered >= MOST_UNANSWERED {
             return Err(End::silent());
         }
+        self.unanswered += 1;
         Ok(self.session.ping(b"").await?)
     }
 
     /// Passes a notice on; the last one ends the socket.
-    async fn tell(&mut self, notice: Option<Notice>) -> Result<(), End> {
+    async fn tell(&mut self, delivery: Option<Delivery>) -> Result<(), End> {
         let restart = || End::lost(CloseReason::from(CloseCode::Restart));
         // The meeting dropped us: we were too slow, or somebody resumed in our place, or another node owns it now.
-        let notice = notice.ok_or_else(restart)?;
-        let now = self.clock.now();
+        let delivery = delivery.ok_or_else(restart)?;
+        for frame in delivery.frames() {
+            send(&mut self.session, frame).await?;
+        }
+        let notice = &delivery.told.notice;
         if let Some(place) = &mut self.place {
-            if matches!(notice, Notice::Answer(_) | Notice::NotNegotiated(_)) {
-                place.negotiating = false;
-            }
-            if matches!(notice, Notice::Welcome { .. }) {
-                place.waits = false;
+            if matches!(notice, Notice::Welcome { .. })
                 // Whoever only waited until now has come in by the socket.
-                if let Some(toll) = self.client.toll.take() {
-                    toll.give_back();
-                }
-            }
-            for frame in protocol::frames(&notice, &place.audience(), now) {
-                send(&mut self.session, &frame).await?;
+                && let Some(toll) = self.client.toll.take()
+            {
+                toll.give_back();
             }
             place.is_welcome = true;
+            place.waits &= !matches!(notice, Notice::Welcome { .. });
+            place.negotiating &= !matches!(
+                notice,
+                Notice::Answer(_)
+                    | Notice::NotNegotiated(_)
+                    | Notice::Refused(Refusal::SfuNotAllowed)
+            );
         }
         match notice {
             Notice::Ended(_) | Notice::TurnedAway(_) => {
@@ -356,7 +444,7 @@ impl Connection {
         match self.opening.take() {
             Some((room, _)) => {
                 let frame = protocol::room_open(&room, self.clock.now());
-                send(&mut self.session, &frame).await
+                self.send_own(&frame).await
             }
             None => Ok(()),
         }
@@ -364,11 +452,16 @@ impl Connection {
 
     /// Says that a frame came to nothing.
     async fn refuse(&mut self, problem: &Problem) -> Result<(), End> {
-        send(
-            &mut self.session,
-            &protocol::error(problem, self.clock.now()),
-        )
-        .await
+        let frame = protocol::error(problem, self.clock.now());
+        self.send_own(&frame).await
+    }
+
+    /// Sends a frame that is the socket's own, and of no meeting.
+    async fn send_own(&mut self, frame: &ServerFrame<'_>) -> Result<(), End> {
+        match serde_json::to_string(frame) {
+            Ok(text) => send(&mut self.session, text.into()).await,
+            Err(_) => Ok(()),
+        }
     }
 
     async fn handle(&mut self, frame: ClientFrame) -> Result<(), Problem> {
@@ -384,7 +477,7 @@ impl Connection {
             } => {
                 let name = protocol::display_name(&name)?;
                 let resume_token = resumable.then(new_resume_token);
-                let resume = resume_token.as_deref().map(resume_hash);
+                let resume = resume_token.as_ref().map(resume_hash);
                 let made = is_host.unwrap_or_default().then(|| AnonymousRoom {
                     password: password.clone(),
                     ..AnonymousRoom::default()
@@ -402,8 +495,12 @@ impl Connection {
             ClientFrame::Resume {
                 room_id,
                 resume_token,
+                last_seq,
             } => {
-                let entry = Entry::Resume(resume_hash(&resume_token));
+                let entry = Entry::Resume {
+                    hash: resume_hash(&resume_token),
+                    last: last_seq,
+                };
                 self.enter(&room_id, entry, Some(resume_token), None)
             }
             // Leaving twice is leaving.
@@ -414,8 +511,13 @@ impl Connection {
                 }
                 None => Ok(()),
             },
-            ClientFrame::Chat { text, reply_to } => {
-                let message = protocol::chat_message(text, reply_to)?;
+            ClientFrame::Chat {
+                text,
+                reply_to,
+                target_id,
+            } => {
+                let id = ChatMessageId::new(self.clock.now(), &mut rand::rng());
+                let message = protocol::chat_message(id, text, reply_to, target_id.as_deref())?;
                 self.say(|by| Input::Chat { by, message }).await
             }
             ClientFrame::ParticipantUpdated {
@@ -454,25 +556,24 @@ impl Connection {
                 self.act(action).await
             }
             ClientFrame::EndMeeting => self.act(Action::End { redirect: None }).await,
-            ClientFrame::Offer {
-                target_id,
-                sdp,
-                tracks,
-            } => self.offer(&target_id, sdp, tracks).await,
+            ClientFrame::RaiseHand => self.say(|by| Input::Hand { by, raised: true }).await,
+            ClientFrame::LowerHand => self.say(|by| Input::Hand { by, raised: false }).await,
+            ClientFrame::Reaction { reaction } => {
+                let reaction = protocol::reaction(&reaction)?;
+                self.say(|by| Input::React { by, reaction }).await
+            }
+            ClientFrame::RecordingStarted => self.say(|by| Input::Record { by, on: true }).await,
+            ClientFrame::RecordingStopped => self.say(|by| Input::Record { by, on: false }).await,
+            ClientFrame::Relay(message) => self.say(|by| Input::Relay { by, message }).await,
+            ClientFrame::Offer { sdp, tracks } => self.offer(sdp, tracks).await,
         }
     }
 
     async fn offer(
         &mut self,
-        target: &str,
         sdp: String,
         tracks: BTreeMap<String, sfu::Source>,
     ) -> Result<(), Problem> {
-        if target != protocol::SFU {
-            return Err(Problem::InvalidMessage(
-                "`targetId` of an offer must be \"sfu\"".to_owned(),
-            ));
-        }
         if sdp.len() > sfu::OFFER_LIMIT {
             let limit = format!("it has more than {} bytes", sfu::OFFER_LIMIT);
             return Err(Problem::NotNegotiated(limit.into()));
@@ -494,7 +595,7 @@ impl Connection {
         &mut self,
         room: &str,
         entry: Entry,
-        resume_token: Option<String>,
+        resume_token: Option<SecretString>,
         made: Option<AnonymousRoom>,
     ) -> Result<(), Problem> {
         if self.place.is_some() {
@@ -503,12 +604,8 @@ impl Connection {
         // A text that cannot be a name is the name of no room.
         let room: RoomName = room.parse().map_err(|_| Refusal::RoomNotFound)?;
         self.opening = None;
-        let (sender, notices) = mpsc::channel(NOTICES);
         let connection = meetings::Connection(NEXT_NUMBER.fetch_add(1, Relaxed));
-        let outbox = Outbox {
-            connection,
-            notices: sender,
-        };
+        let (outbox, deliveries) = Outbox::new(connection, resume_token);
         let (meetings, anonymous) = (self.meetings.clone(), self.anonymous.clone());
         let (caller, name) = (self.client.caller, room.clone());
         let outcome = async move {
@@ -528,10 +625,9 @@ impl Connection {
             meetings.enter(caller, &name, entry, outbox).await
         };
         self.entering = Some(Entering {
-            outcome: Box::pin(outcome),
             room,
-            notices,
-            resume_token,
+            outcome: Box::pin(outcome),
+            deliveries,
         });
         Ok(())
     }
@@ -548,18 +644,10 @@ impl Connection {
                 {
                     toll.give_back();
                 }
-                let Entering {
-                    room,
-                    notices,
-                    resume_token,
-                    ..
-                } = entering;
                 let waits = seat.waits;
                 self.place = Some(Place {
-                    room,
                     seat,
-                    notices,
-                    resume_token,
+                    deliveries: entering.deliveries,
                     is_welcome: false,
                     negotiating: false,
                     waits,
@@ -620,29 +708,27 @@ async fn make(anonymous: &Anonymous, caller: Caller, room: AnonymousRoom) -> Res
 }
 
 /// Whether nothing is heard after it.
-fn is_last(message: &AggregatedMessage) -> bool {
-    matches!(message, AggregatedMessage::Close(_))
+fn is_last(message: &Message) -> bool {
+    matches!(message, Message::Close(_))
 }
 
 /// Sends a frame. A client that does not take it in time counts as silent.
-async fn send(session: &mut Session, frame: &ServerFrame<'_>) -> Result<(), End> {
-    let Ok(text) = serde_json::to_string(frame) else {
-        return Ok(());
-    };
-    match tokio::time::timeout(SEND_TIMEOUT, session.text(text)).await {
+async fn send(session: &mut Session, frame: ByteString) -> Result<(), End> {
+    match tokio::time::timeout(SEND_TIMEOUT, session.text(frame)).await {
         Ok(sent) => Ok(sent?),
         Err(_) => Err(End::silent()),
     }
 }
 
 /// 128 random bits in hexadecimal.
-fn new_resume_token() -> String {
-    hex::encode(rand::rng().random::<[u8; 16]>())
+fn new_resume_token() -> SecretString {
+    hex::encode(rand::rng().random::<[u8; 16]>()).into()
 }
 
-fn resume_hash(token: &str) -> ResumeHash {
+fn resume_hash(token: &SecretString) -> ResumeHash {
     let mut hash = ResumeHash::default();
-    hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    let token = token.expose_secret().as_bytes();
+    hash.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
     hash
 }
 
@@ -651,11 +737,9 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// Frames that are held back at most while their client comes in; more wait in the socket.
 const HELD: usize = 32;
-/// Notices that wait for a slow client at most; one more and it is dropped.
-const NOTICES: usize = 256;
 /// A client that takes nothing for this long is dropped.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pings keep the ways through proxies open and find clients that are gone.
-const PING_EVERY: Duration = Duration::from_secs(10);
-/// A client that was silent for this long, pongs included, is gone.
-const SILENCE: TimeDelta = TimeDelta::seconds(25);
+/// A client that has answered none of so many pings is gone.
+const MOST_UNANSWERED: u32 = 2;
+/// What a message costs beside its bytes.
+const MESSAGE_OVERHEAD: usize = 32;

@@ -5,10 +5,14 @@
 
 mod connection;
 mod device;
+mod fragments;
 mod meter;
 pub mod protocol;
+mod undecoded;
 
 pub use self::{
-    connection::{Client, connect},
+    connection::{Client, Config, Socket, connect},
     device::device,
+    protocol::render,
+    undecoded::Undecoded,
 };

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 pub use client::{
     BYTES_PER_SECOND, CLIENT_TYPES, ClientFrame, FRAMES_PER_SECOND, LONGEST_CHAT, LONGEST_FRAME,
-    LONGEST_NAME, LONGEST_REASON, ModeratorAction, chat_message, display_name, reason, waiters,
+    LONGEST_NAME, LONGEST_REACTION, LONGEST_REASON, ModeratorAction, chat_message, display_name,
+    reaction, reason, waiters,
 };
-pub use server::{Audience, SFU, ServerFrame, error, frames, room_open};
+pub use server::{SFU, ServerFrame, error, frames, render, room_open};
 
 use crate::meetings::Refusal;
 
@@ -22,6 +23,9 @@ pub enum Problem {
     /// The frame's type is not known.
     #[error("Unknown message type")]
     UnknownType,
+    /// There is nothing in the reaction.
+    #[error("Reaction cannot be empty")]
+    InvalidReaction,
     /// The socket is in a room already.
     #[error("Already in a room: leave it first, or open another connection.")]
     AlreadyJoined,
@@ -45,6 +49,7 @@ impl Problem {
         match self {
             Self::InvalidMessage(_) => "INVALID_MESSAGE",
             Self::UnknownType => "UNKNOWN_MESSAGE_TYPE",
+            Self::InvalidReaction => "INVALID_REACTION",
             Self::AlreadyJoined => "ALREADY_JOINED",
             Self::TooFast => "TOO_FAST",
             Self::Negotiating => "TRY_AGAIN",

@@ -39,6 +39,7 @@ test("three people meet until their room expires, and the customer is told", {
   const link = await server.createRoom({
     roomName: "weekly-review",
     maxParticipants: 3,
+    enableChat: true,
     expireUnixSec,
     ejectAtRoomExp: true,
     ...receiver.urls,

@@ -127,6 +127,9 @@ impl TestApp {
             // No test loses a meeting because the machine is slow; those about lost leases end them.
             "--meeting-lease",
             "60s",
+            // A client that a test does not look at answers no ping.
+            "--signaling-ping",
+            "60s",
         ];
         let own = self.args.iter().map(String::as_str);
         let config = Settings::parse_from(args.into_iter().chain(own)).config;
@@ -233,8 +236,13 @@ impl TestApp {
         .unwrap()
     }
 
-    /// Creates a room of the app; `rules` is the body of the call.
-    pub async fn room(&self, rules: Value) -> Value {
+    /// Creates a room of the app, with a chat unless `rules`, the body of the call, say otherwise.
+    pub async fn room(&self, mut rules: Value) -> Value {
+        rules
+            .as_object_mut()
+            .unwrap()
+            .entry("enableChat")
+            .or_insert(json!(true));
         let (status, room) = self.post("/api/v1/room", &rules).await;
         assert_eq!(status, StatusCode::OK, "{room}");
         room
@@ -262,7 +270,8 @@ impl TestApp {
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
-        match soon("a socket", tokio_tungstenite::connect_async(request)).await {
+        let opened = Box::pin(tokio_tungstenite::connect_async(request));
+        match soon("a socket", opened).await {
             Ok((socket, answer)) => {
                 let protocol = answer.headers().get("sec-websocket-protocol");
                 let protocol = protocol.map(|value| value.to_str().unwrap().to_owned());
@@ -441,7 +450,9 @@ impl Client {
         })
     }
 
+    /// Sends a frame that clients may send; others go by [`Self::send_text`].
     pub async fn send(&mut self, frame: Value) {
+        asyncapi::check_client_frame(&frame);
         self.send_text(&frame.to_string()).await;
     }
 
@@ -523,8 +534,16 @@ impl Client {
     pub async fn is_in(&mut self) -> bool {
         self.send(json!({ "type": "chat", "text": "still here" }))
             .await;
-        let frame = self.expect("chat").await;
-        frame["participantId"] == self.id.as_str()
+        loop {
+            match self.next().await {
+                // What was written before, for one who is back.
+                Some(frame) if frame["type"] == "chat-history" => {}
+                Some(frame) => {
+                    return frame["type"] == "chat" && frame["participantId"] == self.id.as_str();
+                }
+                None => return false,
+            }
+        }
     }
 
     /// Closes the socket as a page that is left does.

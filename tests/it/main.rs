@@ -12,6 +12,7 @@ mod contract;
 mod database;
 mod deadlines;
 mod history;
+mod hostile;
 mod http;
 mod keys;
 mod lifetime;
@@ -30,6 +31,7 @@ mod secrets;
 #[expect(clippy::large_futures, reason = "those of the webrtc crate are")]
 mod sfu;
 mod signaling;
+mod talk;
 mod tokens;
 mod webhook_api;
 mod webhooks;

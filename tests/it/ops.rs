@@ -465,7 +465,9 @@ async fn with_a_certificate_everything_goes_by_tls_and_a_new_one_is_taken_while_
         let request = client
             .post(format!("{url}/api/v1/room"))
             .bearer_auth(&test.app.key);
-        request.json(&json!({ "roomName": name })).send()
+        request
+            .json(&json!({ "roomName": name, "enableChat": true }))
+            .send()
     };
     let (two, one) = (
         client(reqwest::Client::builder()),

@@ -4,7 +4,7 @@ use plenum::id::ParticipantId;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::app::TestApp;
+use crate::app::{Client, TestApp};
 
 #[sqlx::test]
 async fn a_newcomer_hears_of_themself_first_then_of_the_others_who_hear_of_them(pool: PgPool) {
@@ -61,7 +61,8 @@ async fn chat_reaches_everybody_the_writer_included(pool: PgPool) {
         );
     }
     for wrong in ["", "  ", &format!("{long}a")] {
-        ann.send(json!({ "type": "chat", "text": wrong })).await;
+        ann.send_text(&json!({ "type": "chat", "text": wrong }).to_string())
+            .await;
         let error = ann.expect("error").await;
         assert_eq!(error["code"], "INVALID_MESSAGE");
         assert!(
@@ -164,7 +165,7 @@ async fn a_wrong_frame_is_answered_with_what_is_wrong_and_the_socket_stays(pool:
     client
         .send(json!({ "type": "offer", "targetId": "ann", "sdp": "v=0" }))
         .await;
-    assert_eq!(client.expect("error").await["code"], "INVALID_MESSAGE");
+    assert_eq!(client.expect("error").await["code"], "MESH_NOT_ALLOWED");
 }
 
 #[sqlx::test]
@@ -208,4 +209,96 @@ async fn a_room_is_found_only_on_its_own_apps_host(pool: PgPool) {
         "ROOM_NOT_FOUND",
         "the default app answers on loopback"
     );
+}
+
+/// Comes back with the number of the last frame; the answer, on the new socket.
+async fn resume_after(test: &TestApp, client: &Client, last: u64) -> (Client, Value) {
+    let mut back = test.socket().await;
+    let token = client.resume_token.clone().unwrap();
+    back.send(
+        json!({ "type": "resume", "roomId": "standup", "resumeToken": token, "lastSeq": last }),
+    )
+    .await;
+    let answer = back.next().await.unwrap();
+    back.resume_token = Some(token);
+    (back, answer)
+}
+
+#[sqlx::test]
+async fn who_comes_back_in_time_is_told_all_that_they_missed_once(pool: PgPool) {
+    let test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let mut ann = test.join("standup", "Ann").await;
+    let mut ben = test.socket().await;
+    ben.send(json!({ "type": "join", "roomId": "standup", "name": "Ben", "resumable": true }))
+        .await;
+    let own = ben.expect("participant-joined").await;
+    ben.resume_token = own["resumeToken"].as_str().map(str::to_owned);
+    let first = own["seq"].as_u64().unwrap();
+    assert_eq!(ben.expect("participant-joined").await["seq"], first + 1);
+    assert_eq!(ann.expect("participant-joined").await["seq"], Value::Null);
+
+    // Ben gets the first two of six, loses his connection, and with it whatever is under way.
+    for number in 0..6 {
+        ann.send(json!({ "type": "chat", "text": number.to_string() }))
+            .await;
+        ann.expect("chat").await;
+        if number == 1 {
+            assert_eq!(ben.expect("chat").await["text"], "0");
+            assert_eq!(ben.expect("chat").await["seq"], first + 3);
+        }
+    }
+    let lost = ben;
+    for (last, missed) in [(first + 3, 2..6), (first + 4, 3..6), (first + 7, 6..6)] {
+        let (mut back, answer) = resume_after(&test, &lost, last).await;
+        assert_eq!(
+            (&answer["type"], &answer["participantId"], &answer["seq"]),
+            (&json!("resumed"), &own["participantId"], &Value::Null)
+        );
+        for number in missed {
+            let frame = back.expect("chat").await;
+            assert_eq!(
+                (&frame["text"], &frame["seq"]),
+                (&json!(number.to_string()), &json!(first + 2 + number))
+            );
+        }
+        back.send_text("?").await;
+        assert_eq!(back.expect("error").await["code"], "INVALID_MESSAGE");
+    }
+}
+
+#[sqlx::test]
+async fn who_missed_more_than_is_kept_is_told_so_and_sees_how_things_are(pool: PgPool) {
+    let mut test = TestApp::new(pool).await;
+    test.room(json!({ "roomName": "standup" })).await;
+    let mut ann = test.join("standup", "Ann").await;
+    let ben = test.join_resumable("standup", "Ben").await;
+    ann.expect("participant-joined").await;
+    let (back, answer) = resume_after(&test, &ben, 0).await;
+    assert_eq!(answer["framesLost"], true, "a number that nothing had");
+    let seq = answer["seq"].as_u64().unwrap();
+    let (back, answer) = resume_after(&test, &back, seq).await;
+    assert_eq!(answer["type"], "resumed", "a snapshot has a number as well");
+    back.cut();
+    for _ in 0..70 {
+        ann.send(json!({ "type": "chat", "text": "a".repeat(4096) }))
+            .await;
+        ann.expect("chat").await;
+    }
+    let (back, answer) = resume_after(&test, &ben, seq).await;
+    assert_eq!(
+        (&answer["type"], &answer["framesLost"]),
+        (&json!("snapshot"), &json!(true))
+    );
+    let last = answer["seq"].as_u64().unwrap();
+    assert_eq!(last, seq + 71);
+
+    // Another owner of the meeting knows of nothing that the one before it sent.
+    drop(back);
+    test.stop_node().await;
+    test.start_node();
+    let back = test.resume("standup", &ben).await;
+    let (_, answer) = resume_after(&test, &back, last).await;
+    assert_eq!(answer["type"], "snapshot");
+    assert!(answer["seq"].as_u64().unwrap() > last + 1000);
 }

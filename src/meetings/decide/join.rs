@@ -9,7 +9,7 @@ use crate::{
     id::ParticipantId,
     meetings::{
         Block, Connection, Fact, JoinRequest, Notice, Participant, Permissions, Person, Refusal,
-        ResumeHash, Role, Sharing, Shown, Speaker, State, Status, Waiting,
+        ResumeHash, Role, Scene, Sharing, Shown, Speaker, State, Status, Waiting,
         admission::{self, Applicant},
     },
 };
@@ -103,6 +103,7 @@ pub fn let_in(
         Notice::Welcome {
             you: newcomer.clone(),
             others,
+            room: Scene::of(state),
         },
     ));
     if state.is_locked() {
@@ -115,6 +116,7 @@ pub fn let_in(
     if participant.role == Role::Moderator {
         waiting::show(decision, state, id);
     }
+    decision.effects.push(Effect::ShowChat(id));
     decision.effects.push(Effect::TellAll {
         except: Some(id),
         notice: Notice::Joined(newcomer),
@@ -132,6 +134,7 @@ pub fn resume(
     decision: &mut Decision,
     state: &State,
     hash: &ResumeHash,
+    last: Option<u64>,
     connection: Connection,
 ) -> Result<(), Refusal> {
     // A hash of 128 random bits tells nothing by the time that comparing it takes.
@@ -163,15 +166,17 @@ pub fn resume(
         .iter()
         .map(|waiting| (waiting.request.participant, waiting.name()))
         .collect();
-    decision.effects.push(Effect::Tell(
-        id,
-        Notice::Snapshot {
+    decision.effects.push(Effect::CatchUp {
+        participant: id,
+        last,
+        snapshot: Notice::Snapshot {
             participant: id,
             people,
             is_locked: state.is_locked(),
             waiting,
+            room: Scene::of(state),
         },
-    ));
+    });
     if let Some(away) = participant.away {
         warnings::repeat(decision, state, id, Some(away.since));
     }

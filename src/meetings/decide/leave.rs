@@ -113,6 +113,7 @@ pub fn leave(
     why: impl Into<Farewell>,
 ) {
     put_out(decision, participant, at, why.into());
+    stop_recording(decision, participant, participant.id);
     let notice = Notice::Left {
         participant: participant.id,
     };
@@ -130,6 +131,7 @@ pub fn make_room(
     now: DateTime<Utc>,
 ) {
     put_out(decision, participant, now, LeaveReason::Replaced.into());
+    stop_recording(decision, participant, newcomer);
     let notice = Notice::Left {
         participant: participant.id,
     };
@@ -171,6 +173,19 @@ pub fn follow(decision: &mut Decision, state: &State, now: DateTime<Utc>) {
         end(decision, &after, at, EndReason::ModeratorLeft);
     } else if after.participants.len() == 1 && state.participants.len() > 1 {
         decision.facts.push(Fact::OneLeft { since: at });
+    }
+}
+
+/// Whoever leaves does not record any more; all hear of it but one.
+fn stop_recording(decision: &mut Decision, participant: &Participant, except: ParticipantId) {
+    if participant.shown.is_recording {
+        decision.effects.push(Effect::TellAll {
+            except: Some(except),
+            notice: Notice::Recording {
+                by: participant.id,
+                on: false,
+            },
+        });
     }
 }
 

@@ -156,6 +156,7 @@ impl Simulated {
         let connection = Connection(self.connections);
         self.input(&Input::Resume {
             hash: [number; 32],
+            last: None,
             connection,
         })
     }

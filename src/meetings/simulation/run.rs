@@ -7,7 +7,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
     check,
@@ -446,6 +446,7 @@ impl<'a> Run<'a> {
         let input = match was {
             Some(participant) => Input::Resume {
                 hash: script::resume(participant),
+                last: None,
                 connection,
             },
             None => {
@@ -453,17 +454,13 @@ impl<'a> Run<'a> {
                 Input::Join(Box::new(request))
             }
         };
-        let (notices, _) = mpsc::channel(1);
         let (reply, answer) = oneshot::channel();
         if let Some(person) = self.people.get_mut(&visit) {
             person.is = Is::Asking(self.owners[index].lease.epoch);
             person.answer = Some(answer);
         }
         self.set(PATIENCE_OF_PEOPLE, Timer::GiveUp(visit, asked));
-        let outbox = Outbox {
-            connection,
-            notices,
-        };
+        let (outbox, _) = Outbox::new(connection, None);
         self.owners[index].book.put(Envelope {
             input,
             from: Sender::Entering(outbox, reply),

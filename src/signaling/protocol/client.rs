@@ -2,13 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
-use super::Problem;
+use super::{Problem, SFU};
 use crate::{
-    id::ParticipantId,
+    id::{ChatMessageId, ParticipantId},
     json,
-    meetings::{Action, ChatMessage, Order, PutOut, Role, Waiters, Whom},
+    meetings::{
+        Action, ChatMessage, Order, PutOut, Refusal, Relay, RelayAbout, RelayTarget, Role, Waiters,
+        Whom,
+    },
     rooms::{CreatorToken, Password},
     sfu,
     tokens::TokenText,
@@ -26,6 +31,8 @@ pub const LONGEST_NAME: usize = 100;
 pub const LONGEST_REASON: usize = 200;
 /// Longest chat text, in characters.
 pub const LONGEST_CHAT: usize = 4096;
+/// Longest reaction, in characters; what is longer is cut.
+pub const LONGEST_REACTION: usize = 8;
 
 /// What a client sends.
 #[derive(Debug, Deserialize)]
@@ -62,17 +69,23 @@ pub enum ClientFrame {
         /// The room's name.
         room_id: String,
         /// As given at the join.
-        resume_token: String,
+        resume_token: SecretString,
+        /// The number of the last frame that it has.
+        #[serde(default)]
+        last_seq: Option<u64>,
     },
     /// Go. The socket stays, and may join again.
     Leave,
-    /// Write to all.
+    /// Write to all, or to one.
     Chat {
         /// The text.
         text: String,
         /// The message that it answers.
         #[serde(default)]
         reply_to: Option<String>,
+        /// To whom alone.
+        #[serde(default)]
+        target_id: Option<String>,
     },
     /// Say how one's devices and hand are.
     ParticipantUpdated {
@@ -123,16 +136,30 @@ pub enum ClientFrame {
     },
     /// End the meeting for all.
     EndMeeting,
+    /// Raise one's hand.
+    RaiseHand,
+    /// Lower it.
+    LowerHand,
+    /// React.
+    Reaction {
+        /// A word or an emoji.
+        reaction: String,
+    },
+    /// Say that one records.
+    RecordingStarted,
+    /// Say that one does not record any more.
+    RecordingStopped,
     /// Offer media to the SFU.
     Offer {
-        /// Always `sfu`.
-        target_id: String,
         /// The session description.
         sdp: String,
         /// What each sending m-line carries, by its mid.
         #[serde(default)]
         tracks: BTreeMap<String, sfu::Source>,
     },
+    /// Say something to another client, which the server passes on.
+    #[serde(skip)]
+    Relay(Relay),
 }
 
 /// What a moderator does to a participant.
@@ -170,8 +197,73 @@ pub const CLIENT_TYPES: &[&str] = &[
     "room-unlocked",
     "moderator-action",
     "end-meeting",
+    "raise-hand",
+    "lower-hand",
+    "reaction",
+    "recording-started",
+    "recording-stopped",
     "offer",
+    "answer",
+    "ice-candidate",
+    "quality-change",
+    "file-offer",
+    "file-answer",
+    FILE_CHUNK,
 ];
+
+/// What frames that are relayed have at least; whatever else is in them is relayed with it.
+#[derive(Debug, Deserialize)]
+#[serde(
+    tag = "type",
+    rename_all = "kebab-case",
+    rename_all_fields = "camelCase"
+)]
+#[expect(dead_code, reason = "it is read to see whether all is there")]
+enum Relayed {
+    Offer {
+        target_id: String,
+        sdp: Value,
+    },
+    Answer {
+        target_id: String,
+        sdp: Value,
+    },
+    IceCandidate {
+        target_id: String,
+        candidate: Value,
+    },
+    QualityChange {
+        target_id: String,
+        quality: Quality,
+    },
+    FileOffer {
+        target_id: String,
+        transfer_id: String,
+        file_name: String,
+        file_size: u64,
+        file_type: String,
+    },
+    FileAnswer {
+        target_id: String,
+        transfer_id: String,
+        accepted: bool,
+    },
+    FileChunk {
+        target_id: String,
+        transfer_id: String,
+        chunk: String,
+        index: u64,
+        total: u64,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Quality {
+    High,
+    Medium,
+    Low,
+}
 
 impl ModeratorAction {
     /// What it does to the meeting.
@@ -211,15 +303,52 @@ impl ClientFrame {
     /// [`Problem::UnknownType`], or [`Problem::InvalidMessage`] that names what is wrong.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
         struct Typed {
             r#type: String,
+            #[serde(default)]
+            target_id: Value,
         }
-        let invalid = |error: json::Unreadable| Problem::InvalidMessage(error.to_string());
-        let Typed { r#type } = json::read(text.as_bytes()).map_err(invalid)?;
-        if !CLIENT_TYPES.contains(&r#type.as_str()) {
-            return Err(Problem::UnknownType);
+        let Typed { r#type, target_id } = json::read(text.as_bytes())?;
+        let about = match r#type.as_str() {
+            "offer" if target_id == SFU => None,
+            "offer" | "answer" | "ice-candidate" | "quality-change" => Some(RelayAbout::Media),
+            "file-offer" | FILE_CHUNK => Some(RelayAbout::File),
+            "file-answer" => Some(RelayAbout::FileAnswer),
+            known if CLIENT_TYPES.contains(&known) => None,
+            _ => return Err(Problem::UnknownType),
+        };
+        let Some(about) = about else {
+            return Ok(json::read(text.as_bytes())?);
+        };
+        let _: Relayed = json::read(text.as_bytes())?;
+        let mut frame: Map<String, Value> = json::read(text.as_bytes())?;
+        for ours in ["roomId", "participantId", "timestamp", "seq"] {
+            frame.remove(ours);
         }
-        json::read(text.as_bytes()).map_err(invalid)
+        let to = match target_id.as_str() {
+            Some(SFU) => RelayTarget::Sfu,
+            Some(id) => id
+                .parse()
+                .map_or(RelayTarget::Nobody, RelayTarget::Participant),
+            None => RelayTarget::Nobody,
+        };
+        Ok(Self::Relay(Relay {
+            about,
+            to,
+            frame: Arc::new(frame),
+        }))
+    }
+
+    /// Whether it is part of a file: these are limited by their bytes, and not counted.
+    pub fn is_file_chunk(&self) -> bool {
+        matches!(self, Self::Relay(relay) if relay.frame.get("type").is_some_and(|kind| kind == FILE_CHUNK))
+    }
+}
+
+impl From<json::Unreadable> for Problem {
+    fn from(error: json::Unreadable) -> Self {
+        Self::InvalidMessage(error.to_string())
     }
 }
 
@@ -278,24 +407,52 @@ pub fn reason(text: Option<String>) -> Result<Option<String>, Problem> {
     Ok(text)
 }
 
-/// A chat message.
+/// A chat message, with the id that it is to have.
 ///
 /// # Errors
 ///
-/// [`Problem::InvalidMessage`] when the text is empty or longer than [`LONGEST_CHAT`].
-pub fn chat_message(text: String, reply_to: Option<String>) -> Result<ChatMessage, Problem> {
-    if text.trim().is_empty() || text.chars().count() > LONGEST_CHAT {
+/// [`Problem::InvalidMessage`] when the text is empty, longer than [`LONGEST_CHAT`], or cannot be stored;
+/// [`Refusal::TargetNotFound`] when its target can be nobody.
+pub fn chat_message(
+    id: ChatMessageId,
+    text: String,
+    reply_to: Option<String>,
+    target: Option<&str>,
+) -> Result<ChatMessage, Problem> {
+    if text.trim().is_empty() || text.chars().count() > LONGEST_CHAT || text.contains('\0') {
         return Err(Problem::InvalidMessage(format!(
-            "`text` must have 1 to {LONGEST_CHAT} characters"
+            "`text` must have 1 to {LONGEST_CHAT} characters, none of them U+0000"
         )));
     }
-    if reply_to.as_ref().is_some_and(|id| id.len() > LONGEST_NAME) {
+    if reply_to
+        .as_ref()
+        .is_some_and(|id| id.len() > LONGEST_NAME || id.contains('\0'))
+    {
         return Err(Problem::InvalidMessage(format!(
-            "`replyTo` must have at most {LONGEST_NAME} characters"
+            "`replyTo` must have at most {LONGEST_NAME} characters, none of them U+0000"
         )));
     }
+    let to = target.map(|id| id.parse().map_err(|_| Refusal::TargetNotFound));
     Ok(ChatMessage {
+        id,
+        to: to.transpose()?,
         text: text.into(),
         reply_to: reply_to.map(Arc::from),
     })
 }
+
+/// A reaction: its first [`LONGEST_REACTION`] characters.
+///
+/// # Errors
+///
+/// [`Problem::InvalidReaction`] when nothing is in it but spaces.
+pub fn reaction(reaction: &str) -> Result<Arc<str>, Problem> {
+    let reaction: String = reaction.trim().chars().take(LONGEST_REACTION).collect();
+    if reaction.is_empty() {
+        Err(Problem::InvalidReaction)
+    } else {
+        Ok(reaction.into())
+    }
+}
+
+const FILE_CHUNK: &str = "file-chunk";

@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::Problem;
 use crate::{
-    id::ParticipantId,
-    meetings::{ChatMessage, Notice, Order, Permissions, Person, Refusal, Role, Shown, TurnedAway},
+    chat,
+    id::{ChatMessageId, ParticipantId},
+    meetings::{
+        Audience, ChatMessage, Notice, Order, Permissions, Person, Refusal, Role, Scene, Shown,
+        TurnedAway,
+    },
     rooms::RoomName,
     sfu,
 };
@@ -22,7 +29,15 @@ pub struct ServerFrame<'a> {
     /// Unix milliseconds.
     timestamp: i64,
     #[serde(flatten)]
-    message: Message<'a>,
+    body: Body<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Body<'a> {
+    Ours(Message<'a>),
+    /// As another client wrote it, its type included.
+    Relayed(Arc<Map<String, Value>>),
 }
 
 /// Whom a frame is of.
@@ -64,6 +79,8 @@ enum Message<'a> {
         is_hand_raised: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         resume_token: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        room: Option<RoomView>,
     },
     ParticipantLeft,
     ParticipantUpdated {
@@ -73,10 +90,27 @@ enum Message<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         is_moderator: Option<bool>,
     },
+    RaiseHand,
+    LowerHand,
+    Reaction {
+        reaction: Arc<str>,
+    },
+    RecordingStarted {
+        started_by: ParticipantId,
+    },
+    RecordingStopped {
+        stopped_by: ParticipantId,
+    },
     Chat {
+        message_id: ChatMessageId,
         text: Arc<str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         reply_to: Option<Arc<str>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        target_id: Option<ParticipantId>,
+    },
+    ChatHistory {
+        messages: Vec<Written>,
     },
     Answer {
         target_id: Option<ParticipantId>,
@@ -85,7 +119,10 @@ enum Message<'a> {
     Slots {
         slots: Vec<Slot>,
     },
+    Resumed,
     Snapshot {
+        frames_lost: bool,
+        room: RoomView,
         participants: Vec<Seen>,
         is_locked: bool,
         waiting: Vec<Waiting>,
@@ -141,6 +178,28 @@ enum Message<'a> {
     },
 }
 
+/// A room, as who comes in sees it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RoomView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<Arc<str>>,
+    is_recording: bool,
+}
+
+/// A message of before.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    message_id: ChatMessageId,
+    participant_id: ParticipantId,
+    name: Arc<str>,
+    timestamp: i64,
+    text: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_to: Option<Arc<str>>,
+}
+
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Slot {
@@ -167,15 +226,11 @@ struct Seen {
     is_hand_raised: bool,
 }
 
-/// Who is told, and in which room.
-#[derive(Clone, Copy, Debug)]
-pub struct Audience<'a> {
-    /// The room.
-    pub room: &'a RoomName,
-    /// The person told, once they are in.
-    pub participant: Option<ParticipantId>,
-    /// The token that brings their connection back.
-    pub resume_token: Option<&'a str>,
+/// The frames that tell `notice` to `audience`, as they are sent: see [`frames`].
+pub fn render(notice: &Notice, audience: &Audience<'_>, now: DateTime<Utc>) -> Vec<ByteString> {
+    let frames = frames(notice, audience, now).into_iter();
+    let texts = frames.filter_map(|frame| serde_json::to_string(&frame).ok());
+    texts.map(ByteString::from).collect()
 }
 
 /// The frames that tell `notice` to `audience`; none where closing the socket says it.
@@ -184,33 +239,37 @@ pub fn frames<'a>(
     audience: &Audience<'a>,
     now: DateTime<Utc>,
 ) -> Vec<ServerFrame<'a>> {
-    let frame = |sender: Sender, timestamp: DateTime<Utc>, message| ServerFrame {
+    let with = |sender: Sender, timestamp: DateTime<Utc>, body| ServerFrame {
         room_id: audience.room.as_str(),
         participant_id: sender,
         timestamp: timestamp.timestamp_millis(),
-        message,
+        body,
     };
-    let joined = |person: &Person, resume_token| {
+    let frame = |sender, timestamp, message| with(sender, timestamp, Body::Ours(message));
+    let joined = |person: &Person, room: Option<&Scene>| {
         let Shown {
             is_muted,
             is_video_off,
             is_hand_raised,
+            ..
         } = person.shown;
+        let own = audience.resume_token.filter(|_| room.is_some());
         let message = Message::ParticipantJoined {
             name: person.name.clone(),
             is_moderator: person.role == Role::Moderator,
             is_muted,
             is_video_off,
             is_hand_raised,
-            resume_token,
+            resume_token: own.map(|token| token.expose_secret()),
+            room: room.map(RoomView::from),
         };
         frame(Sender::Participant(person.id), now, message)
     };
     let told = Sender::of(audience.participant);
     vec![match notice {
         // The newcomer hears of themself first, and so learns who they are; then of the others.
-        Notice::Welcome { you, others } => {
-            let own = joined(you, audience.resume_token);
+        Notice::Welcome { you, others, room } => {
+            let own = joined(you, Some(room));
             return std::iter::once(own)
                 .chain(others.iter().map(|person| joined(person, None)))
                 .collect();
@@ -226,6 +285,7 @@ pub fn frames<'a>(
                 is_muted,
                 is_video_off,
                 is_hand_raised,
+                ..
             } = *shown;
             let message = Message::ParticipantUpdated {
                 is_muted,
@@ -240,6 +300,7 @@ pub fn frames<'a>(
                 is_muted,
                 is_video_off,
                 is_hand_raised,
+                ..
             } = person.shown;
             let message = Message::ParticipantUpdated {
                 is_muted,
@@ -250,20 +311,69 @@ pub fn frames<'a>(
             frame(Sender::Participant(person.id), now, message)
         }
         Notice::Chat { from, message, at } => {
-            let ChatMessage { text, reply_to } = message.clone();
+            let ChatMessage {
+                id,
+                to,
+                text,
+                reply_to,
+            } = message.clone();
+            let message = Message::Chat {
+                message_id: id,
+                text,
+                reply_to,
+                target_id: to,
+            };
+            frame(Sender::Participant(*from), *at, message)
+        }
+        Notice::ChatHistory(lines) => {
+            let messages = lines.iter().map(|line| Written::from(&**line)).collect();
+            frame(told, now, Message::ChatHistory { messages })
+        }
+        Notice::Hand {
+            participant,
+            raised,
+        } => {
+            let message = if *raised {
+                Message::RaiseHand
+            } else {
+                Message::LowerHand
+            };
+            frame(Sender::Participant(*participant), now, message)
+        }
+        Notice::Reaction { from, reaction } => {
+            let reaction = reaction.clone();
             frame(
                 Sender::Participant(*from),
-                *at,
-                Message::Chat { text, reply_to },
+                now,
+                Message::Reaction { reaction },
             )
+        }
+        Notice::Recording { by, on } => {
+            let message = if *on {
+                Message::RecordingStarted { started_by: *by }
+            } else {
+                Message::RecordingStopped { stopped_by: *by }
+            };
+            frame(Sender::Participant(*by), now, message)
+        }
+        Notice::Relayed { from, frame } => with(
+            Sender::Participant(*from),
+            now,
+            Body::Relayed(frame.clone()),
+        ),
+        Notice::Resumed { participant } => {
+            frame(Sender::Participant(*participant), now, Message::Resumed)
         }
         Notice::Snapshot {
             participant,
             people,
             is_locked,
             waiting,
+            room,
         } => {
             let message = Message::Snapshot {
+                frames_lost: true,
+                room: RoomView::from(room),
                 participants: people.iter().map(Seen::from).collect(),
                 is_locked: *is_locked,
                 waiting: waiting.iter().map(Waiting::from).collect(),
@@ -363,7 +473,7 @@ pub fn room_open(room: &RoomName, now: DateTime<Utc>) -> ServerFrame<'_> {
         room_id: room.as_str(),
         participant_id: Sender::Nobody,
         timestamp: now.timestamp_millis(),
-        message: Message::RoomOpen,
+        body: Body::Ours(Message::RoomOpen),
     }
 }
 
@@ -373,7 +483,7 @@ pub fn error(problem: &Problem, now: DateTime<Utc>) -> ServerFrame<'static> {
         room_id: "",
         participant_id: Sender::Nobody,
         timestamp: now.timestamp_millis(),
-        message: Message::Error {
+        body: Body::Ours(Message::Error {
             code: problem.code(),
             message: problem.to_string(),
             opens_at_unix_sec: match problem {
@@ -384,7 +494,33 @@ pub fn error(problem: &Problem, now: DateTime<Utc>) -> ServerFrame<'static> {
                 Problem::Refused(refusal) => refusal.retry_after_sec(),
                 _ => None,
             },
-        },
+        }),
+    }
+}
+
+impl From<&Scene> for RoomView {
+    fn from(scene: &Scene) -> Self {
+        let Scene {
+            title,
+            is_recording,
+        } = scene.clone();
+        Self {
+            title,
+            is_recording,
+        }
+    }
+}
+
+impl From<&chat::Line> for Written {
+    fn from(line: &chat::Line) -> Self {
+        Self {
+            message_id: line.id,
+            participant_id: line.participant,
+            name: line.name.clone(),
+            timestamp: line.sent_at.timestamp_millis(),
+            text: line.text.clone(),
+            reply_to: line.reply_to.clone(),
+        }
     }
 }
 
