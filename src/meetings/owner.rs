@@ -155,7 +155,7 @@ impl Owner {
             return;
         }
         let read = self.context.chat.recent(self.place(), whole_room);
-        match tokio::time::timeout(PATIENCE, read).await {
+        match tokio::time::timeout(commit::PATIENCE, read).await {
             Ok(Ok(recent)) => self.chat = recent,
             Ok(Err(error)) => {
                 warn!(meeting.id = %self.lease.meeting, %error, "what was written before cannot be read")
