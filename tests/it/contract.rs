@@ -527,7 +527,12 @@ async fn what_another_app_has_is_answered_for_as_what_does_not_exist(pool: PgPoo
     let test = TestApp::new(pool).await;
     let receiver = Receiver::open().await;
     let names = plant(&test, &receiver).await;
-    let _ann = test.join("acme-standup", "acme-ann").await;
+    let mut ann = test.join("acme-standup", "acme-ann").await;
+    assert!(ann.is_in().await);
+    soon("what ann wrote", async {
+        while rows(&test.pool, &test.app).await["chat_messages"].is_empty() {}
+    })
+    .await;
     // Ids tell their order: what the others make is newer than all of acme's.
     test.advance(TimeDelta::milliseconds(1));
     let before = rows(&test.pool, &test.app).await;

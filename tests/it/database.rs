@@ -44,7 +44,9 @@ async fn the_role_of_operations_sees_the_rows_of_one_tenant_and_none_without(poo
         .await;
     let webhook = json!({ "url": nobody, "events": ["knock"] });
     test.post("/api/v1/webhooks", &webhook).await;
-    let ann = test.join("standup", "Ann").await;
+    let mut ann = test.join("standup", "Ann").await;
+    // Written before the node stops.
+    assert!(ann.is_in().await);
     let ban = json!({ "externalUserIds": ["nobody"], "ban": true });
     test.post("/api/v1/room/standup/eject", &ban).await;
     ann.close(1000).await;

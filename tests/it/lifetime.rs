@@ -41,7 +41,7 @@ async fn left(test: &TestApp, count: usize) {
 
 /// Whether the server has done all that there was to do for this client, which has heard nothing.
 async fn hears_nothing(client: &mut Client) {
-    client.send(json!({ "type": "dance" })).await;
+    client.send_text(r#"{"type":"dance"}"#).await;
     assert_eq!(client.expect("error").await["code"], "UNKNOWN_MESSAGE_TYPE");
 }
 

@@ -477,8 +477,8 @@ async fn only_moderators_moderate_and_what_is_asked_for_must_make_sense(pool: Pg
         json!([error["code"], error["message"]]),
         json!(["TARGET_NOT_FOUND", "Target participant not found"])
     );
-    mia.send(json!({ "type": "moderator-action", "targetId": ann.id, "action": "dance" }))
-        .await;
+    let wrong = json!({ "type": "moderator-action", "targetId": ann.id, "action": "dance" });
+    mia.send_text(&wrong.to_string()).await;
     let error = mia.expect("error").await;
     assert_eq!(error["code"], "INVALID_MESSAGE");
     assert!(

@@ -210,7 +210,8 @@ impl Check<'_> {
                         fail("more are in than may be")
                     });
                     course.empty_since = None;
-                    if course.inside.len() > 1 {
+                    // A join that nobody heard of interrupts nothing.
+                    if self.admitted.contains(&stay.id) {
                         course.alone = None;
                     }
                 }
@@ -235,10 +236,9 @@ impl Check<'_> {
                     self.holds(same, || fail("usage is not the stay"));
                     self.stay_ended(&course, entry, stay, reason);
                     course.inside.remove(&stay.id);
-                    match course.inside.len() {
-                        0 if reason != "oneLeft" => course.alone = None,
-                        1 => course.alone = Some((entry.at, entry.committed)),
-                        _ => {}
+                    let heard = self.admitted.contains(&stay.id);
+                    if course.inside.len() == 1 && (heard || course.alone.is_none()) {
+                        course.alone = Some((entry.at, entry.committed));
                     }
                     if self.ends_with(&course, entry, stay) {
                         course.unmoderated = Some(entry.committed);

@@ -443,9 +443,6 @@ pub fn frames<'a>(
         ),
         Notice::NotNegotiated(why) => error(&Problem::NotNegotiated(why.clone()), now),
         Notice::Warning { reason, ends_at } => {
-            let sender = audience
-                .participant
-                .map_or(Sender::Nobody, Sender::Participant);
             // What has begun counts: of 59.9 s the last one is still there.
             let left = (*ends_at - now).num_milliseconds().max(0);
             let message = Message::Warning {
@@ -453,7 +450,7 @@ pub fn frames<'a>(
                 ends_at: ends_at.timestamp_millis(),
                 seconds_left: (left + 999) / 1000,
             };
-            frame(sender, now, message)
+            frame(Sender::Nobody, now, message)
         }
         Notice::Restarting => return Vec::new(),
         Notice::Ended(farewell) => {
