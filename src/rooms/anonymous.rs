@@ -153,6 +153,8 @@ impl Anonymous {
             media_mode: MediaMode::Mesh,
             meeting_start: MeetingStart::Join,
             first_joiner_moderates: true,
+            // MikroMeet's clients have a chat, and cannot ask for one.
+            enable_chat: true,
             max_participants: Some(wanted.max_participants.unwrap_or(PLACES)),
             ..rules
         };

@@ -297,7 +297,8 @@ impl TestApp {
         let mut frame = json!({ "type": "join", "name": "Ann" });
         let fields = fields.as_object().unwrap().clone();
         frame.as_object_mut().unwrap().extend(fields);
-        client.send(frame).await;
+        // What is asked may be wrong on purpose.
+        client.send_text(&frame.to_string()).await;
         let answer = client.next().await.unwrap();
         client.id = answer["participantId"].as_str().unwrap().to_owned();
         client.resume_token = answer["resumeToken"].as_str().map(str::to_owned);

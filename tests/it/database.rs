@@ -37,8 +37,9 @@ async fn the_role_of_operations_sees_the_rows_of_one_tenant_and_none_without(poo
     // A life that leaves a row in every table.
     let nobody = "http://127.0.0.1:8443/";
     let expires = test.now().timestamp() + 3600;
-    let room =
-        json!({ "roomName": "standup", "meetingLeftWebhook": nobody, "expireUnixSec": expires });
+    let room = json!({
+        "roomName": "standup", "meetingLeftWebhook": nobody, "expireUnixSec": expires, "enableChat": true,
+    });
     let key = [("idempotency-key", "once")];
     test.send(Method::POST, "/api/v1/room", &key, Some(&room))
         .await;

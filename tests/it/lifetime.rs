@@ -334,6 +334,7 @@ async fn people_are_warned_of_the_end_five_minutes_and_one_minute_before(pool: P
     test.advance(TimeDelta::seconds(100));
     let mut ben = test.join("hour", "Ben").await;
     ben.expect("participant-joined").await;
+    ben.expect("chat-history").await;
     assert_eq!(ben.expect("warning").await["secondsLeft"], 200);
     ann.expect("participant-joined").await;
     test.advance(TimeDelta::seconds(140));

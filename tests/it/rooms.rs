@@ -322,7 +322,8 @@ async fn every_property_is_stored_returned_and_changed_alone(pool: PgPool) {
     }
 
     // Back to its default one after the other: nothing else changes with it.
-    let defaults = test.room(json!({ "roomName": "plain" })).await;
+    let plain = json!({ "roomName": "plain" });
+    let (_, defaults) = test.post("/api/v1/room", &plain).await;
     for name in named {
         // What the streams need stays switched on by them.
         let needed = ["enableComposition", "lockSettings"].contains(&name);

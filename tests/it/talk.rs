@@ -228,7 +228,7 @@ async fn the_others_see_reactions_and_hands_and_a_latecomer_sees_who_has_a_hand_
     let own = late.expect("participant-joined").await;
     assert_eq!(
         own["room"],
-        json!({ "title": "Daily", "isLocked": false, "isRecording": false })
+        json!({ "title": "Daily", "isRecording": false })
     );
     for raised in [true, false, false] {
         let other = late.expect("participant-joined").await;

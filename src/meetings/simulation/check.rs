@@ -237,8 +237,15 @@ impl Check<'_> {
                     self.stay_ended(&course, entry, stay, reason);
                     course.inside.remove(&stay.id);
                     let heard = self.admitted.contains(&stay.id);
-                    if course.inside.len() == 1 && (heard || course.alone.is_none()) {
-                        course.alone = Some((entry.at, entry.committed));
+                    let last = self.row.events.last().map(|last| last.committed);
+                    match course.inside.len() {
+                        // By the end of the meeting, whose reason is looked at then.
+                        0 if last == Some(entry.committed) => {}
+                        0 => course.alone = None,
+                        1 if heard || course.alone.is_none() => {
+                            course.alone = Some((entry.at, entry.committed));
+                        }
+                        _ => {}
                     }
                     if self.ends_with(&course, entry, stay) {
                         course.unmoderated = Some(entry.committed);
