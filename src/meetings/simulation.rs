@@ -29,6 +29,8 @@ use self::{
 };
 
 const DAYS: u32 = 30;
+/// The world, where the environment names no other: a check of a change has the same outcome each time.
+const SEED: u64 = 3;
 /// Rooms, where the environment says nothing.
 const ROOMS: u64 = 200;
 
@@ -60,7 +62,7 @@ fn setting(name: &str) -> Option<u64> {
 
 #[test]
 fn nothing_is_early_lost_or_done_twice() {
-    let seed = setting("PLENUM_SIMULATION_SEED").unwrap_or_else(rand::random);
+    let seed = setting("PLENUM_SIMULATION_SEED").unwrap_or(SEED);
     let rooms = setting("PLENUM_SIMULATION_ROOMS").unwrap_or(ROOMS);
     println!("PLENUM_SIMULATION_SEED={seed}, {rooms} rooms, {DAYS} days");
     let (world, next, all) = (

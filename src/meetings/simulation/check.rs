@@ -72,6 +72,8 @@ struct Course {
     empty_since: Option<DateTime<Utc>>,
     /// Between which times one was left alone: of whoever was waited for, only when the connection was lost is told.
     alone: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// Whether somebody came in without hearing of it: then it is not said here for how long one was alone.
+    unheard: bool,
     /// When it was committed that the last moderator had left, where the meeting ends by that.
     unmoderated: Option<DateTime<Utc>>,
     /// When the last event was committed.
@@ -165,6 +167,7 @@ impl Check<'_> {
             last_at: first.at,
             empty_since: None,
             alone: None,
+            unheard: false,
             unmoderated: None,
             committed: first.committed,
             inside: BTreeMap::new(),
@@ -210,10 +213,8 @@ impl Check<'_> {
                         fail("more are in than may be")
                     });
                     course.empty_since = None;
-                    // A join that nobody heard of interrupts nothing.
-                    if self.admitted.contains(&stay.id) {
-                        course.alone = None;
-                    }
+                    course.alone = None;
+                    course.unheard |= !self.admitted.contains(&stay.id);
                 }
                 Kind::ParticipantLeft {
                     stay,
@@ -236,15 +237,12 @@ impl Check<'_> {
                     self.holds(same, || fail("usage is not the stay"));
                     self.stay_ended(&course, entry, stay, reason);
                     course.inside.remove(&stay.id);
-                    let heard = self.admitted.contains(&stay.id);
                     let last = self.row.events.last().map(|last| last.committed);
                     match course.inside.len() {
                         // By the end of the meeting, whose reason is looked at then.
                         0 if last == Some(entry.committed) => {}
                         0 => course.alone = None,
-                        1 if heard || course.alone.is_none() => {
-                            course.alone = Some((entry.at, entry.committed));
-                        }
+                        1 => course.alone = Some((entry.at, entry.committed)),
                         _ => {}
                     }
                     if self.ends_with(&course, entry, stay) {
@@ -410,7 +408,7 @@ impl Check<'_> {
                         from + limit <= entry.at && (entry.at <= to + limit || changed)
                     })
                 });
-            return self.holds(is_due, || fail("it was not due"));
+            return self.holds(is_due || course.unheard, || fail("it was not due"));
         }
         if reason == "moderatorLeft" {
             let left = self.row.events.iter().any(|other| {
@@ -460,7 +458,7 @@ impl Check<'_> {
                 .zip(course.alone)
                 .map(|(limit, (_, since))| since + limit);
             let late = overdue(alone, course.committed);
-            self.holds(late.is_none(), || {
+            self.holds(late.is_none() || course.unheard, || {
                 format!("event {}: one was alone until {late:?}", entry.seq)
             });
             for (stay, joined) in course.inside.values() {
